@@ -1,0 +1,1 @@
+"""How do we know? Microbenchmarks, observations, the fit, and the profiles that ship."""

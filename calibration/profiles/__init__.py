@@ -1,0 +1,1 @@
+"""Device profiles, one TOML a device, read through `budjoule.energy.device.load_profile`."""

@@ -1,0 +1,1 @@
+"""The `budjoule` command, one file a verb."""

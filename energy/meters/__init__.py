@@ -1,0 +1,1 @@
+"""Counters of joules, one file each, and the table that lists them."""

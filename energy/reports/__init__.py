@@ -1,0 +1,1 @@
+"""Renders estimates, measurements and run folders; reads records, computes nothing new."""

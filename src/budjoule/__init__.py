@@ -1,0 +1,83 @@
+"""Energy budgets for training: estimate joules before a run, measure them while it runs, train within a budget.
+
+The names below are the public API. They are loaded on first use (PEP 562), so that `import budjoule` costs
+milliseconds and neither torch nor scipy nor scikit-learn is imported before a name needs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from budjoule.calibration.fit import fit_profile
+    from budjoule.calibration.observation import Observation
+    from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile
+    from budjoule.energy.errors import BudgetExhausted, BudjouleError
+    from budjoule.energy.estimate import Estimate, estimate
+    from budjoule.energy.measure import measure
+    from budjoule.energy.measurement import Measurement
+    from budjoule.energy.predict import predict
+    from budjoule.energy.trace import trace
+    from budjoule.energy.units import joules
+    from budjoule.energy.workload import OpCost, Workload
+    from budjoule.training.ledger import Ledger
+    from budjoule.training.run import train
+    from budjoule.training.within import within
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "trace": "energy.trace",
+    "predict": "energy.predict",
+    "estimate": "energy.estimate",
+    "Estimate": "energy.estimate",
+    "Workload": "energy.workload",
+    "OpCost": "energy.workload",
+    "DeviceProfile": "energy.device",
+    "DeviceSpec": "energy.device",
+    "load_profile": "energy.device",
+    "measure": "energy.measure",
+    "Measurement": "energy.measurement",
+    "joules": "energy.units",
+    "BudjouleError": "energy.errors",
+    "BudgetExhausted": "energy.errors",
+    "Observation": "calibration.observation",
+    "fit_profile": "calibration.fit",
+    "Ledger": "training.ledger",
+    "within": "training.within",
+    "train": "training.run",
+}
+
+__all__ = [
+    "BudgetExhausted",
+    "BudjouleError",
+    "DeviceProfile",
+    "DeviceSpec",
+    "Estimate",
+    "Ledger",
+    "Measurement",
+    "Observation",
+    "OpCost",
+    "Workload",
+    "estimate",
+    "fit_profile",
+    "joules",
+    "load_profile",
+    "measure",
+    "predict",
+    "trace",
+    "train",
+    "within",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'budjoule' has no attribute {name!r}")
+    module = import_module(f"budjoule.{_HOME[name]}")
+    value = getattr(module, name)
+    globals()[name] = value  # the submodule of the same name (budjoule.energy.trace) stays reachable by its path
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
