@@ -57,7 +57,9 @@ def encode_values(values: Vector, codec: ValueCodec, rng: np.random.Generator) -
         return _encode_float(values, codec)
     scales, spread = _scales_up(values)
     # Computed as a share of the scale first: dividing the level count by a tiny scale would overflow.
-    place = (np.divide(values, spread, where=spread > 0, out=np.zeros_like(values)) + 1) * np.float32((codec.levels - 1) / 2)
+    place = (np.divide(values, spread, where=spread > 0, out=np.zeros_like(values)) + 1) * np.float32(
+        (codec.levels - 1) / 2
+    )
     symbols = np.floor(place + rng.random(values.size, np.float32))
     symbols = np.clip(symbols, 0, codec.levels - 1).astype(np.uint8)
     return scales.tobytes() + _encode_symbols(symbols, codec)
@@ -127,7 +129,9 @@ def _decode_symbols(data: memoryview, count: int, codec: ValueCodec) -> NDArray[
     elif form in (_PLAIN, _PACKED):
         raw = _expand(data, packed_bytes) if form == _PACKED else bytes(data)
         if len(raw) != packed_bytes:
-            raise PayloadError(f"the body holds {len(raw)} bytes of values, {packed_bytes} are due; it is cut short or too long")
+            raise PayloadError(
+                f"the body holds {len(raw)} bytes of values, {packed_bytes} are due; it is cut short or too long"
+            )
         symbols = _unpack(np.frombuffer(raw, np.uint8), count, codec)
     else:
         raise PayloadError(f"unknown value form {form}; both sides need the same version")
@@ -187,7 +191,9 @@ def _decode_float(data: memoryview, count: int, codec: ValueCodec) -> Vector:
             planes = np.frombuffer(_expand(data[1:], codec.float_bytes * count), np.uint8)
             raw = planes.reshape(codec.float_bytes, -1).T.tobytes()
     if len(raw) != codec.float_bytes * count:
-        raise PayloadError(f"the body holds {len(raw)} bytes of values, {codec.float_bytes * count} are due; it is cut short or too long")
+        raise PayloadError(
+            f"the body holds {len(raw)} bytes of values, {codec.float_bytes * count} are due; it is cut short or too long"
+        )
     values = np.frombuffer(raw, f"<f{codec.float_bytes}").astype(np.float32)
     if not np.isfinite(values).all():
         raise PayloadError("the update holds NaN or infinite values; it is refused")
@@ -205,7 +211,9 @@ def _expand(data: memoryview, size_bytes: int) -> bytes:
         declared = zstandard.get_frame_parameters(data, format=_MAGICLESS).content_size
         if declared != size_bytes:
             raise PayloadError(f"the body claims {declared} bytes of values, {size_bytes} are due; it is corrupt")
-        raw = zstandard.ZstdDecompressor(format=_MAGICLESS).decompress(data, max_output_size=size_bytes, allow_extra_data=False)
+        raw = zstandard.ZstdDecompressor(format=_MAGICLESS).decompress(
+            data, max_output_size=size_bytes, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise PayloadError(f"the body's values do not decompress ({error}); it is corrupt") from None
     if len(raw) != size_bytes:

@@ -42,10 +42,16 @@ def pack(update: Update, layout: Layout, compressor: Compressor, rng: np.random.
     """
     body = compressor.encode(update.values, layout, rng)
     try:
-        head = _HEAD.pack(MAGIC, VERSION, layout.fingerprint, update.client, update.base_version, update.examples, len(body))
+        head = _HEAD.pack(
+            MAGIC, VERSION, layout.fingerprint, update.client, update.base_version, update.examples, len(body)
+        )
     except struct.error:
-        numbers = f"client {update.client}, base version {update.base_version}, {update.examples} examples, {len(body)} bytes"
-        raise PayloadError(f"the frame's head cannot hold {numbers}; all must be whole, not negative and below 2**32") from None
+        numbers = (
+            f"client {update.client}, base version {update.base_version}, {update.examples} examples, {len(body)} bytes"
+        )
+        raise PayloadError(
+            f"the frame's head cannot hold {numbers}; all must be whole, not negative and below 2**32"
+        ) from None
     frame = head + body
     return frame + _CHECK.pack(zlib.crc32(frame))
 
@@ -62,7 +68,9 @@ def unpack(data: bytes, layout: Layout, *, max_bytes: int) -> Update:
         PayloadError: It is too large, cut short, too long, corrupt, of another model, or holds NaN or infinite values.
     """
     if len(data) > max_bytes:
-        raise PayloadError(f"a frame of {len(data)} bytes is over the limit of {max_bytes}; raise the limit or send less")
+        raise PayloadError(
+            f"a frame of {len(data)} bytes is over the limit of {max_bytes}; raise the limit or send less"
+        )
     if len(data) < OVERHEAD_BYTES:
         raise PayloadError(f"a frame has at least {OVERHEAD_BYTES} bytes, this one {len(data)}; it was cut short")
     magic, version, fingerprint, client, base_version, examples, length = _HEAD.unpack_from(data)
@@ -71,7 +79,9 @@ def unpack(data: bytes, layout: Layout, *, max_bytes: int) -> Update:
     if version != VERSION:
         raise PayloadError(f"a frame of version {version}, this side reads {VERSION}; both sides need the same version")
     if len(data) != OVERHEAD_BYTES + length:
-        raise PayloadError(f"the frame says {OVERHEAD_BYTES + length} bytes and has {len(data)}; it was cut short or runs on")
+        raise PayloadError(
+            f"the frame says {OVERHEAD_BYTES + length} bytes and has {len(data)}; it was cut short or runs on"
+        )
     if zlib.crc32(memoryview(data)[: -_CHECK.size]) != _CHECK.unpack_from(data, len(data) - _CHECK.size)[0]:
         raise PayloadError("the frame's checksum does not match; it was damaged on the way, send it again")
     if fingerprint != layout.fingerprint:

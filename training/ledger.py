@@ -68,7 +68,9 @@ class Reservation:
     def __enter__(self) -> "Reservation":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None and not self._settled:
             self.commit(self.upper_j)
 
@@ -79,7 +81,9 @@ class Reservation:
 class Ledger:
     """A budget of joules, and where they went. Made by `Ledger.open` (a device's file) or `Ledger.attach` (a simulator)."""
 
-    def __init__(self, connection: Callable[[], sqlite3.Connection], name: str, account: str, *, attached: bool) -> None:
+    def __init__(
+        self, connection: Callable[[], sqlite3.Connection], name: str, account: str, *, attached: bool
+    ) -> None:
         """Not for callers: use `Ledger.open` or `Ledger.attach`."""
         self._connection = connection
         self._name = name
@@ -217,7 +221,10 @@ class Ledger:
     @property
     def measured_j(self) -> float:
         """The part of `spent_j` that a meter gave. [J]"""
-        return int(self._read("SELECT coalesce(sum(measured_nj), 0) FROM spend WHERE account = ?", (self._key,))[0][0]) / NANO
+        return (
+            int(self._read("SELECT coalesce(sum(measured_nj), 0) FROM spend WHERE account = ?", (self._key,))[0][0])
+            / NANO
+        )
 
     def close(self) -> None:
         """Close a ledger that `open` made; an attached one leaves the caller's connection alone."""
@@ -235,7 +242,9 @@ class Ledger:
         return f"<Ledger {self._name}: {spent} spent and {reserved} reserved of {budget}>"
 
     def _balance(self) -> tuple[int, int, int]:
-        budget, spent, reserved = self._read("SELECT budget_nj, spent_nj, reserved_nj FROM account WHERE id = ?", (self._key,))[0]
+        budget, spent, reserved = self._read(
+            "SELECT budget_nj, spent_nj, reserved_nj FROM account WHERE id = ?", (self._key,)
+        )[0]
         return budget, spent, reserved
 
     def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[int, ...]]:
@@ -275,25 +284,33 @@ class Ledger:
                 raise LedgerError(f"{self._name} is new and has no budget; give budget_j")
             cursor.execute("INSERT INTO account (name, budget_nj) VALUES (?, ?)", (self._account, budget_nj))
             self._key = int(cursor.lastrowid or 0)
-            cursor.executemany("INSERT INTO spend (account, cause) VALUES (?, ?)", [(self._key, cause) for cause in CAUSES])
+            cursor.executemany(
+                "INSERT INTO spend (account, cause) VALUES (?, ?)", [(self._key, cause) for cause in CAUSES]
+            )
             return
         self._key = int(row[0])
         if budget_nj is None or budget_nj == row[1]:
             return
         if not change_budget:
             was, wanted = show(row[1] / NANO, "J"), show(budget_nj / NANO, "J")
-            raise LedgerError(f"{self._name} was made with a budget of {was}, not {wanted}; open it without one, or with change_budget=True")
+            raise LedgerError(
+                f"{self._name} was made with a budget of {was}, not {wanted}; open it without one, or with change_budget=True"
+            )
         cursor.execute("UPDATE account SET budget_nj = ? WHERE id = ?", (budget_nj, self._key))
 
     def _settle(self, reservation: Reservation, actual_nj: int, measured: bool) -> None:
         with self._transaction() as cursor:
             row = cursor.execute(
-                "DELETE FROM reservation WHERE id = ? AND account = ? RETURNING upper_nj, cause", (reservation.id, self._key)
+                "DELETE FROM reservation WHERE id = ? AND account = ? RETURNING upper_nj, cause",
+                (reservation.id, self._key),
             ).fetchone()
             if row is None:
-                raise LedgerError(f"reservation {reservation.id} of {self._name} is settled already; settle each one once")
+                raise LedgerError(
+                    f"reservation {reservation.id} of {self._name} is settled already; settle each one once"
+                )
             cursor.execute(
-                "UPDATE account SET reserved_nj = reserved_nj - ?, spent_nj = spent_nj + ? WHERE id = ?", (row[0], actual_nj, self._key)
+                "UPDATE account SET reserved_nj = reserved_nj - ?, spent_nj = spent_nj + ? WHERE id = ?",
+                (row[0], actual_nj, self._key),
             )
             cursor.execute(
                 "UPDATE spend SET spent_nj = spent_nj + ?, measured_nj = measured_nj + ? WHERE account = ? AND cause = ?",
@@ -307,7 +324,9 @@ class Ledger:
             over = show((spent + reserved - budget) / NANO, "J")
             return BudgetExhausted(f"{self._name} is overspent by {over} and reserves nothing more; raise its budget")
         left = show((budget - spent - reserved) / NANO, "J")
-        return BudgetExhausted(f"{asked} asked of {self._name}, {left} left of {show(budget / NANO, 'J')} ({kept} reserved); raise the budget")
+        return BudgetExhausted(
+            f"{asked} asked of {self._name}, {left} left of {show(budget / NANO, 'J')} ({kept} reserved); raise the budget"
+        )
 
 
 class _OwnConnection:
@@ -336,5 +355,3 @@ class _OwnConnection:
             with self.lock:
                 self._open.close()
         self._open = None
-
-

@@ -87,7 +87,9 @@ def create_tables(cursor: sqlite3.Cursor, name: str, *, alone: bool = True) -> N
     if {"account", "spend", "reservation"} <= tables:
         return
     if alone and tables:
-        raise LedgerError(f"{name} is a database of something else (tables {', '.join(sorted(tables)[:3])}); give another path")
+        raise LedgerError(
+            f"{name} is a database of something else (tables {', '.join(sorted(tables)[:3])}); give another path"
+        )
     for statement in filter(str.strip, _TABLES.split(";")):
         cursor.execute(statement)
 

@@ -28,7 +28,9 @@ class Layout:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.shapes) or len(set(self.names)) != len(self.names):
-            raise UsageError(f"a layout needs one shape a name and no name twice, got {len(self.names)} names and {len(self.shapes)} shapes")
+            raise UsageError(
+                f"a layout needs one shape a name and no name twice, got {len(self.names)} names and {len(self.shapes)} shapes"
+            )
         if any(length < 0 for shape in self.shapes for length in shape):
             raise UsageError("a layout's shapes must not be negative")
 
@@ -113,7 +115,9 @@ def check_length(values: Vector, layout: Layout) -> None:
         PayloadError: It has another shape.
     """
     if values.shape != (layout.size,):
-        raise PayloadError(f"the update has shape {values.shape}, the layout needs ({layout.size},); train and send the same layers")
+        raise PayloadError(
+            f"the update has shape {values.shape}, the layout needs ({layout.size},); train and send the same layers"
+        )
 
 
 def layout_of(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Layout:
