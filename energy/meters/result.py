@@ -1,0 +1,79 @@
+"""Turns two stamps of a watch into a `Measurement`: domains, total, interval and what the reader should know."""
+
+from collections.abc import Sequence
+
+from budjoule.energy.measurement import Measurement
+from budjoule.energy.meters.choose import Choice
+from budjoule.energy.meters.load import energy_unseen_j, this_machine
+from budjoule.energy.meters.meter import Domain
+from budjoule.energy.meters.tree import Span, span, summed
+from budjoule.energy.meters.watch import Stamp
+
+
+def result(label: str, choice: Choice, begin: Stamp, end: Stamp) -> Measurement:
+    """What a window cost.
+
+    Args:
+        label: The window's name.
+        choice: The meter it ran on.
+        begin: The stamp at its beginning.
+        end: The stamp at its end, of the same watch.
+    """
+    meter, duration_s = choice.watch.meter, end.at_s - begin.at_s
+    spans = {
+        domain.name: span(domain, first, last, begin_s=begin.at_s, end_s=end.at_s)
+        for domain, first, last in zip(meter.domains, begin.marks, end.marks, strict=True)
+    }
+    names = summed(meter.domains, spans)
+    domains = {name: each.energy_j for name, each in spans.items() if each.seen}
+    if duration_s > 0 and not any(spans[name].seen for name in names):
+        return _unseen(label, meter.method, duration_s)
+    notes = [note for name in names for note in spans[name].notes]
+    return Measurement(
+        label=label,
+        energy_j=sum(spans[name].energy_j for name in names),
+        energy_low_j=sum(spans[name].low_j for name in names),
+        energy_high_j=sum(spans[name].high_j for name in names),
+        duration_s=duration_s,
+        domains=domains,
+        summed=names,
+        source=meter.source,
+        method=meter.method,
+        notes=(*dict.fromkeys(notes), *_left_out(meter.domains, spans, names), *meter.notes, *choice.notes),
+    )
+
+
+def _left_out(domains: Sequence[Domain], spans: dict[str, Span], names: Sequence[str]) -> list[str]:
+    notes = []
+    for domain in domains:
+        if not domain.counts or domain.name in names:
+            continue
+        if domain.checked_by:
+            moved_j = sum(spans[name].energy_j for name in domain.checked_by)
+            energy_j = spans[domain.name].energy_j
+            notes.append(
+                f"{domain.name} left out: it moved {energy_j:.3g} J while the packages inside it moved {moved_j:.3g} J"
+            )
+        elif domain.parent not in names:
+            notes.append(
+                f"{domain.name} left out: it stood still while the others stepped, so it does not seem to work"
+            )
+    return notes
+
+
+def _unseen(label: str, method: str, duration_s: float) -> Measurement:
+    """No counter could be read after the window opened: never 0 J, but what a processor may draw in that time."""
+    model = this_machine()
+    energy_j, low_j, high_j = energy_unseen_j(model, duration_s)
+    return Measurement(
+        label=label,
+        energy_j=energy_j,
+        energy_low_j=low_j,
+        energy_high_j=high_j,
+        duration_s=duration_s,
+        domains={"package": energy_j},
+        summed=("package",),
+        source="estimated",
+        method=f"the window's length and {model.basis}, between idle and busy: no counter could be read",
+        notes=(f"the counters could not be read any more once the window had begun ({method}); run 'budjoule doctor'",),
+    )

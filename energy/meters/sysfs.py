@@ -1,0 +1,76 @@
+"""Numbers in the kernel's file tree: kept-open descriptors, and a root that `BUDJOULE_SYSFS_ROOT` moves."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Opener = Callable[[str, int], int]
+
+_TRIES = 20
+_RETRY_S = 0.0005
+
+
+def sysfs_root() -> Path:
+    """The tree that meters read: `BUDJOULE_SYSFS_ROOT`, or `/sys`."""
+    return Path(os.environ.get("BUDJOULE_SYSFS_ROOT") or "/sys")
+
+
+def read_text(path: Path) -> str | None:
+    """A small file's text without blanks at its ends; None if it cannot be read."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def read_number(path: Path) -> float | None:
+    """The number in a small file; None if there is none."""
+    text = read_text(path)
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+class Attribute:
+    """One file that holds one integer, opened once and read in place, so that a window neither opens nor leaks anything.
+
+    Args:
+        path: The file.
+        scale: SI units in one unit of the file, such as 1e-6 for microjoules.
+        opener: Opens it; raises `PermissionError` or another `OSError`.
+    """
+
+    __slots__ = ("_fd", "_opener", "_scale", "path")
+
+    def __init__(self, path: Path, *, scale: float, opener: Opener = os.open) -> None:
+        self.path = path
+        self._scale = scale
+        self._opener = opener
+        self._fd = opener(str(path), os.O_RDONLY)
+
+    def read(self) -> float | None:
+        """The number now, in SI units; None if the file is gone or holds none."""
+        for tries in range(_TRIES):
+            try:
+                if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:  # removed, or replaced by a rename
+                    self.close()
+                    self._fd = self._opener(str(self.path), os.O_RDONLY)
+                text = os.pread(self._fd, 64, 0)
+            except OSError:
+                return None
+            if text:
+                break
+            if tries:  # empty: a writer is between truncating and writing
+                time.sleep(_RETRY_S)
+        try:
+            return int(text) * self._scale
+        except ValueError:
+            return None
+
+    def close(self) -> None:
+        """Give the descriptor back; a later read opens the file anew."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,121 @@
+"""Which domains make up a total, so that each joule is added once, and how wide the total's interval is."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from budjoule.energy.meters.counter import Mark
+from budjoule.energy.meters.meter import Domain
+
+_FEW_UPDATES = 10
+
+
+class Span(NamedTuple):
+    """One domain over one window: its energy, the interval around it and what went wrong.
+
+    Args:
+        energy_j: Energy counted. [J]
+        low_j: Lower end of the central 90 % interval. [J]
+        high_j: Upper end of the central 90 % interval. [J]
+        stepped: It moved, or the window is too short to expect it.
+        seen: It was read after the window opened.
+        sound: It was read at the window's end, without a reset, a gap or a late poll.
+        notes: Faults, in words.
+    """
+
+    energy_j: float
+    low_j: float
+    high_j: float
+    stepped: bool
+    seen: bool
+    sound: bool
+    notes: tuple[str, ...]
+
+
+def span(domain: Domain, begin: Mark, end: Mark, *, begin_s: float, end_s: float) -> Span:
+    """What a domain's counter says about one window.
+
+    ``low = E (1 - error_low) - step``, ``high = E (1 + error_high) + step + unsure``: a reading is up to one update old
+    at either end, so ``step = unit + P update``. P is the window's mean power, or the limit where the window is too short
+    to know it.
+
+    Args:
+        domain: The domain.
+        begin: The counter's books when the window opened.
+        end: The books when it closed.
+        begin_s: When the window opened. [s]
+        end_s: When it closed. [s]
+    """
+    energy_j, unsure_j, duration_s = end.total_j - begin.total_j, end.unsure_j - begin.unsure_j, end_s - begin_s
+    stepped, notes = end.steps != begin.steps, []
+    gone = end.gaps > begin.gaps and end.read_s < end_s
+    if gone:
+        unsure_j += domain.limit_w * (end_s - max(begin_s, end.read_s))
+        seen_s = max(0.0, end.read_s - begin_s)
+        notes.append(f"{domain.name} could not be read any more after {seen_s:.3g} s: its energy is a lower bound")
+    if resets := end.resets - begin.resets:
+        notes.append(f"{domain.name} was reset {resets} time(s): its energy is a lower bound")
+    if late := end.late - begin.late:
+        notes.append(
+            f"{domain.name} was read {late} time(s) so late that a wrap may have been missed: its energy is a lower bound"
+        )
+    step_j = domain.unit_j + domain.update_s * _power_w(domain, energy_j, duration_s)
+    if domain.kind == "energy" and not stepped and not gone:
+        # The counter says nothing: between no energy at all and the limit, or one update's worth of it.
+        step_j = max(step_j, domain.limit_w * duration_s)
+        notes.append(
+            f"{domain.name} did not step in {duration_s:.3g} s: its energy is known only to lie below {step_j:.3g} J"
+        )
+    elif domain.update_s and duration_s < _FEW_UPDATES * domain.update_s:
+        notes.append(
+            f"the window of {duration_s:.3g} s is short for {domain.name}, which is updated every {domain.update_s:.3g} s: "
+            "measure several repetitions in one window"
+        )
+    low_j = max(0.0, energy_j * (1 - domain.error_low_frac) - step_j)
+    high_j = energy_j * (1 + domain.error_high_frac) + step_j + unsure_j
+    moved = domain.kind == "power" or stepped or duration_s < _FEW_UPDATES * domain.update_s
+    seen = end.read_s > begin_s or not gone
+    return Span(energy_j, low_j, high_j, moved, seen, not (gone or resets or late), tuple(notes))
+
+
+def _power_w(domain: Domain, energy_j: float, duration_s: float) -> float:
+    if duration_s >= _FEW_UPDATES * domain.update_s and duration_s > 0:
+        return energy_j / duration_s
+    return domain.limit_w
+
+
+def summed(domains: Sequence[Domain], spans: Mapping[str, Span]) -> tuple[str, ...]:
+    """The domains whose energies make up the total.
+
+    A domain stands in it when it counts, is believed, and nothing that contains it does. A domain with `checked_by` is
+    believed where it moved, without a fault, at least as much as those domains together: psys reads 0 on some machines. A
+    counter that stands still while another steps does not work (DRAM on many desktops) and is left out.
+
+    Args:
+        domains: All domains of the meter.
+        spans: What each did in the window, by name.
+    """
+    believed: set[str] = set()
+    alive = any(spans[domain.name].stepped for domain in domains if domain.counts)
+    for domain in domains:
+        if not domain.counts or (alive and not spans[domain.name].stepped and spans[domain.name].sound):
+            continue
+        if domain.checked_by:
+            rivals_j = sum(spans[name].energy_j for name in domain.checked_by)
+            if (
+                not spans[domain.name].sound
+                or spans[domain.name].energy_j < rivals_j
+                or spans[domain.name].energy_j <= 0
+            ):
+                continue
+        believed.add(domain.name)
+    parents = {domain.name: domain.parent for domain in domains}
+
+    def contained(name: str) -> bool:
+        parent = parents[name]
+        while parent is not None:
+            if parent in believed:
+                return True
+            parent = parents.get(parent)
+        return False
+
+    return tuple(domain.name for domain in domains if domain.name in believed and not contained(domain.name))
