@@ -11,7 +11,7 @@ from budjoule.energy.meters.together import Together
 from budjoule.energy.meters.watch import Watch
 
 # Meters that stand beside each other come in one group; the first group with a meter wins.
-_GROUPS = (("rapl",),)
+AUTOMATIC = (("rapl",),)
 _FALLBACK = "load"
 _FALLBACK_AGE_S = 1.0
 
@@ -96,7 +96,7 @@ def _shared(name: str | None) -> Choice:
 
 def _best() -> tuple[Meter, tuple[str, ...]]:
     reasons: list[str] = []
-    for group in _GROUPS:
+    for group in AUTOMATIC:
         meters: list[Meter] = []
         for name in group:
             try:
