@@ -1,0 +1,111 @@
+"""From a workload and a device profile to an estimate: the model at the coefficients' medians, and an honest interval around it."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from budjoule.energy.coefficients import INDEX, NAMES
+from budjoule.energy.device import DeviceProfile, load_profile
+from budjoule.energy.errors import UsageError
+from budjoule.energy.estimate import Estimate
+from budjoule.energy.roofline import features, under_power_limit
+from budjoule.energy.workload import Workload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Central 90 % of Student's t with 4 degrees of freedom: residuals of runs on new models have heavier tails than a Gaussian.
+HALF_WIDTH_SCALES = 2.132
+UNRULED_SD = 0.5  # what is not known of an op without a rule, in log energy (assumed)
+
+
+def predict(
+    work: Workload,
+    *,
+    device: "str | Path | DeviceProfile",
+    clock_hz: float | None = None,
+    power_limit_w: float | None = None,
+) -> Estimate:
+    """Predict time and energy of a traced workload on a device, with the central 90 % interval.
+
+    The interval is the coefficients' posterior carried through the model, and the model's own residual:
+    ``scale^2 = sum_j (log E(mean + root_j) - log E(mean))^2 + residual^2``, where the columns root_j square to the covariance;
+    half-width ``2.13 scale`` in log energy.
+
+    Args:
+        work: What `trace` returned.
+        device: A profile's name, the path of a profile, or a `DeviceProfile`.
+        clock_hz: Clock of the units; the default is the top clock. [Hz]
+        power_limit_w: Power limit, instead of the board's own: the clock is lowered until the mean power fits. [W]
+
+    Raises:
+        UsageError: The device is unknown, or the clock or limit lies outside what it can do.
+    """
+    profile = load_profile(device)
+    spec = profile.spec
+    wanted_hz = spec.clock_hz if clock_hz is None else float(clock_hz)
+    if not 0.05 * spec.clock_hz <= wanted_hz <= 1.1 * spec.clock_hz:
+        raise UsageError(f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.clock_hz / 1e6:g} MHz)")
+    limit_w = spec.power_limit_w if power_limit_w is None else float(power_limit_w)
+    if not limit_w > 0.0:
+        raise UsageError(f"power limit {limit_w:g} W must be positive; {profile.name} allows up to {spec.power_limit_w:g} W")
+    if not work.ops:
+        raise UsageError(f"{work.model} ran no op, so there is nothing to estimate; does its forward use its inputs?")
+
+    f = features(work, spec)
+    settings = np.vstack([profile.log_mean, profile.log_mean + profile.factor.T])
+    clocks, cost = under_power_limit(
+        f, profile, settings, np.full(len(settings), wanted_hz), np.full(len(settings), limit_w)
+    )
+    row_energy_j = cost.op_energy_j[0, f.row_of] * f.row_calls
+    row_energy_j *= cost.energy_j[0] / row_energy_j.sum()
+    row_duration_s = cost.op_duration_s[0, f.row_of] * f.row_calls
+    row_duration_s *= cost.duration_s[0] / row_duration_s.sum()
+    unruled = np.fromiter((not op.ruled for op in work.ops), dtype=bool, count=len(work.ops))
+    unruled_frac = float(row_energy_j[unruled].sum() / cost.energy_j[0])
+
+    log_energy, log_time = np.log(cost.energy_j), np.log(cost.duration_s)
+    extra = unruled_frac * UNRULED_SD
+    spread_e = np.exp(HALF_WIDTH_SCALES * np.sqrt(np.sum((log_energy[1:] - log_energy[0]) ** 2) + profile.residual_energy**2 + extra**2))
+    spread_t = np.exp(HALF_WIDTH_SCALES * np.sqrt(np.sum((log_time[1:] - log_time[0]) ** 2) + profile.residual_time**2 + extra**2))
+    energy_j, duration_s = float(cost.energy_j[0]), float(cost.duration_s[0])
+    return Estimate(
+        work=work,
+        device=profile.name,
+        status=profile.status,
+        energy_j=energy_j,
+        energy_low_j=energy_j / float(spread_e),
+        energy_high_j=energy_j * float(spread_e),
+        idle_energy_j=float(cost.idle_energy_j[0]),
+        duration_s=duration_s,
+        duration_low_s=duration_s / float(spread_t),
+        duration_high_s=duration_s * float(spread_t),
+        clock_hz=float(clocks[0]),
+        power_limited=bool(clocks[0] < wanted_hz),
+        unruled_energy_frac=unruled_frac,
+        notes=_notes(work, profile, settings, log_energy, energy_j / duration_s, limit_w),
+        row_energy_j=row_energy_j,
+        row_duration_s=row_duration_s,
+    )
+
+
+def _notes(work: Workload, profile: DeviceProfile, settings: np.ndarray, log_energy: np.ndarray, power_w: float, limit_w: float) -> tuple[str, ...]:
+    notes = list(work.notes)
+    if work.unruled:
+        most = sorted(work.unruled, key=lambda name: -work.unruled[name])[:5]
+        notes.append(f"no rule for {', '.join(most)}: counted as element-wise from tensor sizes")
+    if power_w > 1.02 * limit_w:
+        notes.append(f"the lowest clock still draws {power_w:.0f} W, more than the limit of {limit_w:.0f} W")
+    if profile.status in ("literature", "forecast"):
+        notes.append(f"{profile.name} is a {profile.status} profile: no run on this device stands behind it")
+    elif unpinned := _unpinned(profile, settings, log_energy):
+        notes.append(f"no run pinned {', '.join(unpinned)}, which this workload leans on: the interval is wider for it")
+    return tuple(notes)
+
+
+def _unpinned(profile: DeviceProfile, settings: np.ndarray, log_energy: np.ndarray) -> list[str]:
+    """Coefficients that no run exercised and that matter here: a posterior sd of each moves log energy by over 3 %."""
+    root = settings[1:] - settings[0]
+    gradient, *_ = np.linalg.lstsq(root, log_energy[1:] - log_energy[0], rcond=None)
+    sd = np.sqrt(np.diag(profile.log_cov))
+    return [name for name in NAMES if name not in profile.exercised and abs(gradient[INDEX[name]]) * sd[INDEX[name]] > 0.03]
