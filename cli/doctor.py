@@ -1,6 +1,5 @@
 """`budjoule doctor`: what this machine can measure, what it cannot, and the exact fix."""
 
-import json
 import os
 import platform
 import sys
@@ -10,6 +9,8 @@ from typing import Any
 
 import typer
 
+from budjoule.cli.output import to_json
+
 SCHEMA = "budjoule.doctor/1"
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "psutil", "pyJoules", "nvidia-ml-py", "transformers", "flwr")
 
@@ -17,7 +18,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "psutil", "pyJoules", "n
 def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout.")) -> None:
     """Say which energy counters this machine has, which it has not, and how to get them."""
     findings = examine()
-    print(json.dumps(findings, indent=2) if as_json else _lines(findings))
+    print(to_json(findings) if as_json else _lines(findings))
 
 
 def examine() -> dict[str, Any]:

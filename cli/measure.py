@@ -1,6 +1,5 @@
 """`budjoule measure -- CMD`: runs a command, its children included, and says what the machine spent meanwhile."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from budjoule.cli.output import print_json, save, to_json
 from budjoule.energy.errors import BudjouleError, MeterError, RunError, UsageError
-from budjoule.energy.files import write_atomic
 from budjoule.energy.measure import Window
 from budjoule.energy.measurement import SCHEMA, Measurement
 
@@ -24,16 +23,18 @@ _STDERR = 2
 
 def measure(
     ctx: typer.Context,
-    as_json: bool = typer.Option(
-        False, "--json", help="One JSON document on stdout; the command's own stdout goes to stderr."
-    ),
-    require_measured: bool = typer.Option(
-        False, "--require-measured", help="Refuse an estimate, before the command is run."
-    ),
-    meter: str | None = typer.Option(None, "--meter", help="The meter to read, such as rapl; see 'budjoule doctor'."),
-    label: str = typer.Option("", "--label", help="A name for the measurement; default is the command."),
-    output: Path | None = typer.Option(None, "-o", "--output", help="Also write the JSON document to this file."),
-    force: bool = typer.Option(False, "--force", help="Overwrite the output file."),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout; the command's own stdout goes to stderr.")
+    ] = False,
+    require_measured: Annotated[
+        bool, typer.Option("--require-measured", help="Refuse an estimate, before the command is run.")
+    ] = False,
+    meter: Annotated[str | None, typer.Option(help="The meter to read, such as rapl; see 'budjoule doctor'.")] = None,
+    label: Annotated[str, typer.Option(help="A name for the measurement; default is the command.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also write the JSON document to this file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
 ) -> None:
     """Measure the energy of a command: budjoule measure [OPTIONS] -- CMD [ARGS]..."""
     command = _command(ctx.args)
@@ -44,13 +45,13 @@ def measure(
         measuring.begin()
     except MeterError:
         if as_json and require_measured:
-            print(json.dumps(_unmet(label or " ".join(command)), indent=2))
+            print_json(_unmet(label or " ".join(command)))
         raise
     measurement, exit_code = _run(command, measuring, stdout=_STDERR if as_json else None)
     document = {**measurement.to_dict(), "command": command, "exit_code": exit_code}
     if output is not None:
-        write_atomic(output, json.dumps(document, indent=2) + "\n", force=force)
-    print(json.dumps(document, indent=2) if as_json else _lines(measurement, output), flush=True)
+        save(output, to_json(document) + "\n", force=force)
+    print(to_json(document) if as_json else _lines(measurement), flush=True)
     raise typer.Exit(exit_code)
 
 
@@ -158,7 +159,7 @@ def _unmet(label: str) -> dict[str, Any]:
     }
 
 
-def _lines(measurement: Measurement, output: Path | None) -> str:
+def _lines(measurement: Measurement) -> str:
     from budjoule.energy.units import show
 
     rows = [str(measurement)]
@@ -170,8 +171,6 @@ def _lines(measurement: Measurement, output: Path | None) -> str:
         )
     rows += [f"  note: {note}" for note in measurement.notes]
     rows.append(
-        f"written to {output}"
-        if output
-        else "next: budjoule measure --json -o measurement.json -- ... keeps the numbers"
+        "next: 'budjoule measure --json -o FILE -- CMD' keeps the numbers, 'budjoule doctor' says what can be measured"
     )
     return "\n".join(rows)

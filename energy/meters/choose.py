@@ -51,7 +51,7 @@ def choose(meter: str | Meter | None = None, *, require_measured: bool = False) 
     if require_measured and choice.watch.meter.source != "measured":
         reasons = "; ".join(choice.notes) or f"meter {choice.watch.meter.name!r} is an estimate"
         raise MeterError(
-            f"no counter measures energy here: {reasons}; leave --require-measured out to accept an estimate"
+            f"no counter measures energy here: {reasons}; leave require_measured (--require-measured) out to accept an estimate"
         )
     return choice
 
