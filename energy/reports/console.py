@@ -1,6 +1,5 @@
 """Prints estimates on a terminal: headline with interval, comparison of devices, modules, ops, and what to know."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.reports.tree import Branch, folded, module_tree
+from budjoule.energy.reports.words import clean, interval, percent
 from budjoule.energy.units import show
 
 BAR_CELLS = 12
@@ -37,30 +37,6 @@ def render_estimate_rows(rows: Sequence[Mapping[str, Any]], console: Console) ->
         console.print(_modules(row, depth=4 if len(rows) == 1 else 2, console=console))
         console.print(_ops(row, limit=10 if len(rows) == 1 else 5, console=console))
     _print_notes(rows, console)
-
-
-def clean(text: object) -> str:
-    """Text from a record as one printable line: control characters, which could drive a terminal, become `?`."""
-    return "".join("?" if unicodedata.category(char).startswith("C") else char for char in str(text))
-
-
-def interval(row: Mapping[str, Any], quantity: str, unit: str) -> str:
-    """The central 90 % interval of a quantity, as `90 % interval 1.10 J to 1.40 J`."""
-    low, high = row.get(f"{quantity}_low_{unit.lower()}"), row.get(f"{quantity}_high_{unit.lower()}")
-    if low is None or high is None:
-        return ""
-    return f"90 % interval {show(low, unit)} to {show(high, unit)}"
-
-
-def percent(share_frac: float) -> str:
-    """A share as a percentage of three characters or so.
-
-    >>> percent(0.123), percent(0.0004), percent(1.0)
-    ('12.3 %', '<0.1 %', '100 %')
-    """
-    if 0 < share_frac < 0.001:
-        return "<0.1 %"
-    return "100 %" if share_frac >= 0.9995 else f"{100 * share_frac:.1f} %"
 
 
 def bar(share_frac: float, console: Console) -> Text:

@@ -1,0 +1,291 @@
+"""Reads a run folder (`run.json`, `events.jsonl`, `summary.json`) into a `Run`; an unfinished one as far as it got.
+
+The folder is untrusted input: every line is checked, a bad one is named by file and number, and only a torn last
+line, which a killed run leaves, is dropped.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from budjoule.energy.errors import RunError
+
+RUN_SCHEMA = "budjoule.run/1"
+SUMMARY_SCHEMA = "budjoule.summary/1"
+CAUSES = ("compute", "uplink", "downlink", "idle")
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+ClientName = int | str
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """The server's model was evaluated; totals over all clients up to then."""
+
+    time_s: Number
+    version: int
+    accuracy_frac: Number
+    spent_j: Number
+    uplink_bytes: Number
+    downlink_bytes: Number
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """A client sent an update, made from the model of `base_version`."""
+
+    time_s: Number
+    client: ClientName
+    size_bytes: Number
+    energy_j: Number
+    base_version: int | None = None
+    staleness: Number | None = None
+    level: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """The server averaged a buffer of updates into a new version."""
+
+    time_s: Number
+    version: int
+    updates: int
+    mean_staleness: Number | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """The server refused an update."""
+
+    time_s: Number
+    reason: str
+    client: ClientName | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """A client's row of the summary."""
+
+    client: ClientName
+    device: str = "-"
+    link: str = "-"
+    examples: int | None = None
+    budget_j: Number | None = None
+    spent_j: Number = 0.0
+    spent_by_cause_j: dict[str, Number] = field(default_factory=dict)
+    overspent_j: Number = 0.0
+    uplink_bytes: Number = 0
+    downlink_bytes: Number = 0
+    sends: int = 0
+    blocks: int | None = None
+    straggler: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The summary's sums over clients and its results; None where a run has no such number, or not yet."""
+
+    accuracy_frac: Number | None = None
+    target_accuracy_frac: Number | None = None
+    time_to_target_s: Number | None = None
+    energy_to_target_j: Number | None = None
+    uplink_bytes_to_target: Number | None = None
+    budget_j: Number | None = None
+    spent_j: Number | None = None
+    spent_by_cause_j: dict[str, Number] = field(default_factory=dict)
+    uplink_bytes: Number | None = None
+    downlink_bytes: Number | None = None
+    peak_memory_bytes: Number | None = None
+    simulated_duration_s: Number | None = None
+    wall_duration_s: Number | None = None
+    rounds: int | None = None
+    clients: int | None = None
+    overspent_clients: int | None = None
+    worst_decile_accuracy_frac: Number | None = None
+    participating_clients: int | None = None
+    method: str | None = None
+    seed: int | None = None
+    model_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder as read.
+
+    Args:
+        path: The folder.
+        header: `run.json`: configuration with defaults, seed, version, machine.
+        summary: `summary.json` as it is, or None while the run is unfinished.
+        totals: The summary's numbers; of an unfinished run, what its events say so far.
+        clients: The summary's rows, one a client.
+        notes: What the reader should know, such as a torn last line.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    summary: dict[str, Any] | None
+    totals: Totals
+    clients: tuple[Client, ...]
+    evaluations: tuple[Evaluate, ...]
+    sends: tuple[Send, ...]
+    aggregates: tuple[Aggregate, ...]
+    rejects: tuple[Reject, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its summary."""
+        return self.summary is not None
+
+    @cached_property
+    def source(self) -> str:
+        """Where the run's joules, seconds and bytes come from."""
+        devices, links = (sorted({getattr(row, key) for row in self.clients} - {"-"}) for key in ("device", "link"))
+        fleet = self.header.get("config", {}).get("fleet", {})
+        devices = devices or _names(fleet.get("device"))
+        links = links or _names(fleet.get("link"))
+        on = f"profile{'s' if len(devices) > 1 else ''} {', '.join(devices)}" if devices else "device profiles"
+        over = f", link{'s' if len(links) > 1 else ''} {', '.join(links)}" if links else ""
+        return f"estimated: simulated on {on}{over}"
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Args:
+        folder: What `budjoule train -o` wrote, finished or not.
+
+    Raises:
+        RunError: The folder is none, or a file in it is malformed; names the file and the line.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise RunError(f"{folder} is no run folder: it has no run.json; give the folder that 'budjoule train -o' wrote")
+    header = read_json(folder / "run.json", RUN_SCHEMA)
+    if not isinstance(header.get("config"), dict):
+        raise RunError(
+            f"{folder / 'run.json'} has no table 'config'; the file is damaged, train again into a new folder"
+        )
+    summary = read_json(folder / "summary.json", SUMMARY_SCHEMA) if (folder / "summary.json").exists() else None
+    clients: tuple[Client, ...] = ()
+    totals = Totals()
+    if summary is not None:
+        totals = _checked(TypeAdapter(Totals), summary, str(folder / "summary.json"))
+        clients = _checked(TypeAdapter(tuple[Client, ...]), summary.get("by_client", []), str(folder / "summary.json"))
+    found: dict[str, list[Any]] = {name: [] for name in _EVENTS}
+    notes: list[str] = [] if summary is not None else ["the run is unfinished: there is no summary.json yet"]
+    for name, event in _events(folder / "events.jsonl", notes):
+        found[name].append(event)
+    if summary is None:
+        totals = _so_far(header, found["evaluate"], found["send"])
+    return Run(
+        path=folder,
+        header=header,
+        summary=summary,
+        totals=totals,
+        clients=clients,
+        evaluations=tuple(found["evaluate"]),
+        sends=tuple(found["send"]),
+        aggregates=tuple(found["aggregate"]),
+        rejects=tuple(found["reject"]),
+        notes=tuple(notes),
+    )
+
+
+def read_json(path: Path, schema: str | None) -> dict[str, Any]:
+    """Read a JSON object and check its schema's name, where one is asked for.
+
+    Raises:
+        RunError: The file cannot be read, is no JSON object, or has another schema.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RunError(f"{path} is not UTF-8 text; the file is damaged") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is no valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise RunError(f"{path} holds no JSON object; the file is damaged")
+    if schema is not None and document.get("schema") != schema:
+        raise RunError(f"{path} has schema {document.get('schema')!r}, this version reads {schema!r}")
+    return document
+
+
+_EVENTS: dict[str, TypeAdapter[Any]] = {
+    "evaluate": TypeAdapter(Evaluate),
+    "send": TypeAdapter(Send),
+    "aggregate": TypeAdapter(Aggregate),
+    "reject": TypeAdapter(Reject),
+}
+
+
+def _events(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        notes.append("there is no events.jsonl: no curve and no timeline to show")
+        return
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines) and not line.endswith(b"\n"):
+                notes.append(f"the last line of events.jsonl ({number}) is torn and left out")
+                return
+            raise RunError(f"{where}: no valid JSON; resume the run to repair its tail, or remove the line") from None
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            raise RunError(f"{where}: no event; expected an object with the key 'event'")
+        kind = event.pop("event")
+        if kind in _EVENTS:  # a later version may add kinds: they are no business of this report
+            yield kind, _checked(_EVENTS[kind], event, where)
+
+
+def _so_far(header: dict[str, Any], evaluations: list[Evaluate], sends: list[Send]) -> Totals:
+    seed = header.get("seed")
+    known = Totals(
+        participating_clients=len({send.client for send in sends}), seed=seed if isinstance(seed, int) else None
+    )
+    if not evaluations:
+        return known
+    last = evaluations[-1]
+    return replace(
+        known,
+        accuracy_frac=last.accuracy_frac,
+        spent_j=last.spent_j,
+        uplink_bytes=last.uplink_bytes,
+        downlink_bytes=last.downlink_bytes,
+        simulated_duration_s=last.time_s,
+        rounds=last.version,
+    )
+
+
+def _checked(adapter: TypeAdapter[T], value: object, where: str) -> T:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "value"
+        raise RunError(f"{where}: {place}: {first['msg'].lower()}") from None
+
+
+def _names(device: object) -> list[str]:
+    if isinstance(device, str):
+        return [device]
+    return sorted(str(name) for name in device) if isinstance(device, dict) else []
