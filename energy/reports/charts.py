@@ -1,17 +1,16 @@
-"""The charts of run folders: accuracy, bytes, sends, and joules by cause."""
+"""The curves and dots of run folders: accuracy, bytes, and sends over time."""
 
 import math
 from collections.abc import Callable, Sequence
 
-from budjoule.energy.reports.facts import participation
-from budjoule.energy.reports.plot import Axis, Bar, BarChart, Chart, Dot, Mark, Segment, Tick, axis, series
-from budjoule.energy.reports.run_folder import CAUSES, Client, Evaluate, Run, Send
+from budjoule.energy.reports.plot import Axis, Chart, Dot, Mark, Tick, axis, series
+from budjoule.energy.reports.rows import Evaluate, Send
+from budjoule.energy.reports.run_folder import Run
 from budjoule.energy.reports.words import percent, plural
 from budjoule.energy.units import show
 
 MOST_DOTS = 4000
 MOST_ROWS = 40
-MOST_BARS = 600
 STALENESS = ((0, "0"), (2, "1 to 2"), (5, "3 to 5"), (math.inf, "6 or more"))
 
 
@@ -75,81 +74,6 @@ def timeline(run: Run) -> Chart:
     )
 
 
-def sends_by_client(run: Run) -> BarChart:
-    """Sends of each client, most first."""
-    groups = _grouped(sorted(run.clients, key=lambda row: (-row.sends, row.straggler)))
-    scale = axis("sends", [row.sends for row in run.clients], "")
-    bars = []
-    for group in groups:
-        name, mean = _group_name(group), _mean([row.sends for row in group])
-        kind = "straggler" if sum(row.straggler for row in group) * 2 > len(group) else "prompt"
-        title = f"{name}: {plural(sum(row.sends for row in group), 'send')}{_slow(group)}"
-        part = Segment(start_percent=0.0, size_percent=100 * mean / scale.high, title=title, kind=kind)
-        bars.append(Bar(name=name, total=f"{mean:,.3g}", segments=(part,)))
-    return BarChart(
-        title="Participation",
-        description=participation(run),
-        axis=scale,
-        bars=tuple(bars),
-        legend=(("stragglers", "straggler"), ("others", "prompt")) if any(row.straggler for row in run.clients) else (),
-        note=_grouping(groups),
-    )
-
-
-def spending_by_client(run: Run) -> BarChart:
-    """Joules of each client by cause, most spent first, each with its budget marked."""
-    scale = axis("energy", [max(row.spent_j, row.budget_j or 0.0) for row in run.clients], "J")
-    groups = _grouped(sorted(run.clients, key=lambda row: -row.spent_j))
-    bars = []
-    for group in groups:
-        name = _group_name(group)
-        spent_j, overspent_j = _mean([row.spent_j for row in group]), sum(row.overspent_j for row in group)
-        budgets = [row.budget_j for row in group if row.budget_j is not None]
-        by_cause = {cause: _mean([row.spent_by_cause_j.get(cause, 0.0) for row in group]) for cause in CAUSES}
-        alarm = f", overspent by {show(overspent_j, 'J')}" if overspent_j > 0 else ""
-        budget = f" of {show(_mean(budgets), 'J')}" if budgets else ""
-        bars.append(
-            Bar(
-                name=name,
-                total=show(spent_j, "J"),
-                segments=_stacked(by_cause, scale.high, f"{name}{_slow(group)}"),
-                limit_percent=100 * _mean(budgets) / scale.high if budgets else None,
-                alarm=overspent_j > 0,
-                detail=f"{name}: {show(spent_j, 'J')}{budget}{alarm}",
-            )
-        )
-    over = sum(row.overspent_j > 0 for row in run.clients)
-    return BarChart(
-        title="Energy spent by each client",
-        description=f"{show(run.totals.spent_j, 'J')} by {plural(len(run.clients), 'client')}; {over} spent above the budget.",
-        axis=scale,
-        bars=tuple(bars),
-        legend=tuple((cause, cause) for cause in CAUSES),
-        note=" ".join(filter(None, (_budget_note(run), _grouping(groups)))),
-    )
-
-
-def spending_by_run(runs: Sequence[Run]) -> BarChart:
-    """Joules of each run by cause."""
-    scale = axis("energy", [run.totals.spent_j or 0.0 for run in runs], "J")
-    bars = tuple(
-        Bar(
-            name=run.name,
-            total=show(run.totals.spent_j, "J"),
-            segments=_stacked(
-                run.totals.spent_by_cause_j or {"split by cause at the end": run.totals.spent_j or 0.0},
-                scale.high,
-                run.name,
-            ),
-            detail=f"{run.name}: {show(run.totals.spent_j, 'J')}",
-        )
-        for run in runs
-    )
-    described = "; ".join(bar.detail for bar in bars)
-    legend = tuple((cause, cause) for cause in CAUSES)
-    return BarChart(title="Energy spent by each run", description=described, axis=scale, bars=bars, legend=legend)
-
-
 def _accuracy(
     runs: Sequence[Run],
     title: str,
@@ -158,7 +82,7 @@ def _accuracy(
     vertical: Sequence[tuple[float, str]],
     note: str,
 ) -> Chart:
-    curves = [[event for event in run.evaluations] for run in runs]
+    curves = [run.evaluations for run in runs]
     lowest = min((event.accuracy_frac for curve in curves for event in curve), default=0.0)
     y = axis("accuracy, held-out examples", [1.0], "%", low=0.5 if lowest >= 0.55 else 0.0)
     targets = {run.totals.target_accuracy_frac for run in runs} - {None}
@@ -227,45 +151,3 @@ def _row_axis(names: Sequence[int | str]) -> Axis:
         if index % every == 0
     ]
     return Axis(label="client", low=0.0, high=float(max(1, len(names))), ticks=tuple(ticks))
-
-
-def _stacked(by_cause: dict[str, float], whole_j: float, name: str) -> tuple[Segment, ...]:
-    parts, start = [], 0.0
-    for cause, energy_j in by_cause.items():
-        size = 100 * energy_j / whole_j
-        kind = cause if cause in CAUSES else "other"
-        parts.append(
-            Segment(start_percent=start, size_percent=size, title=f"{name}, {cause}: {show(energy_j, 'J')}", kind=kind)
-        )
-        start += size
-    return tuple(parts)
-
-
-def _grouped(rows: Sequence[Client]) -> list[Sequence[Client]]:
-    each = max(1, math.ceil(len(rows) / MOST_BARS))
-    return [rows[start : start + each] for start in range(0, len(rows), each)]
-
-
-def _budget_note(run: Run) -> str:
-    budgets = {row.budget_j for row in run.clients} - {None}
-    if not budgets:
-        return ""
-    amount = f", {show(budgets.pop(), 'J')}" if len(budgets) == 1 else ""
-    return f"The thin mark is each client's budget{amount}."
-
-
-def _grouping(groups: Sequence[Sequence[Client]]) -> str:
-    each = max((len(group) for group in groups), default=1)
-    return f"Each column is the mean of {each} clients." if each > 1 else ""
-
-
-def _group_name(group: Sequence[Client]) -> str:
-    return f"client {group[0].client}" if len(group) == 1 else f"mean of {len(group)} clients"
-
-
-def _slow(group: Sequence[Client]) -> str:
-    return " (straggler)" if len(group) == 1 and group[0].straggler else ""
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

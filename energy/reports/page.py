@@ -11,9 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 import budjoule
-from budjoule.energy.reports import charts
+from budjoule.energy.reports import bars, charts
 from budjoule.energy.reports.facts import config_differences, flat_config, headline, lead, participation, provenance
-from budjoule.energy.reports.run_folder import CAUSES, Client, Run
+from budjoule.energy.reports.rows import CAUSES, Client
+from budjoule.energy.reports.run_folder import Run
 from budjoule.energy.reports.words import percent, plural, tied
 from budjoule.energy.units import show
 
@@ -68,9 +69,9 @@ def _one(run: Run) -> dict[str, Any]:
         "by_energy": charts.accuracy_by_energy([run]),
         "by_time": charts.accuracy_by_time([run]),
         "causes": [_cause(name, totals.spent_by_cause_j[name], whole_j) for name in known],
-        "spending": charts.spending_by_client(run),
+        "spending": bars.spending_by_client(run.clients),
         "bytes": charts.bytes_by_time(run),
-        "sends": charts.sends_by_client(run),
+        "sends": bars.sends_by_client(run),
         "sent": participation(run),
         "timeline": timeline,
         "timeline_rows": round(timeline.y.high),
@@ -90,7 +91,7 @@ def _several(runs: Sequence[Run]) -> dict[str, Any]:
         "rows": [_results(run) for run in runs],
         "by_energy": charts.accuracy_by_energy(runs),
         "by_time": charts.accuracy_by_time(runs),
-        "spending": charts.spending_by_run(runs),
+        "spending": bars.spending_by_run(runs),
         "differences": config_differences(runs),
         "provenance": [(run.name, provenance(run)) for run in runs],
     }

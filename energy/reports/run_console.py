@@ -9,7 +9,8 @@ from rich.text import Text
 
 from budjoule.energy.reports.console import bar, table
 from budjoule.energy.reports.facts import config_differences, headline, lead, participation
-from budjoule.energy.reports.run_folder import CAUSES, Client, Run
+from budjoule.energy.reports.rows import CAUSES, Client
+from budjoule.energy.reports.run_folder import Run
 from budjoule.energy.reports.words import clean, percent, plural
 from budjoule.energy.units import show
 

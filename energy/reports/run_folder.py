@@ -6,113 +6,20 @@ line, which a killed run leaves, is dropped.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from budjoule.energy.errors import RunError
+from budjoule.energy.reports.rows import Aggregate, Client, Evaluate, Reject, Send, Totals
 
 RUN_SCHEMA = "budjoule.run/1"
 SUMMARY_SCHEMA = "budjoule.summary/1"
-CAUSES = ("compute", "uplink", "downlink", "idle")
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-ClientName = int | str
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluate:
-    """The server's model was evaluated; totals over all clients up to then."""
-
-    time_s: Number
-    version: int
-    accuracy_frac: Number
-    spent_j: Number
-    uplink_bytes: Number
-    downlink_bytes: Number
-    loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
-    """A client sent an update, made from the model of `base_version`."""
-
-    time_s: Number
-    client: ClientName
-    size_bytes: Number
-    energy_j: Number
-    base_version: int | None = None
-    staleness: Number | None = None
-    level: int | str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aggregate:
-    """The server averaged a buffer of updates into a new version."""
-
-    time_s: Number
-    version: int
-    updates: int
-    mean_staleness: Number | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reject:
-    """The server refused an update."""
-
-    time_s: Number
-    reason: str
-    client: ClientName | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
-    """A client's row of the summary."""
-
-    client: ClientName
-    device: str = "-"
-    link: str = "-"
-    examples: int | None = None
-    budget_j: Number | None = None
-    spent_j: Number = 0.0
-    spent_by_cause_j: dict[str, Number] = field(default_factory=dict)
-    overspent_j: Number = 0.0
-    uplink_bytes: Number = 0
-    downlink_bytes: Number = 0
-    sends: int = 0
-    blocks: int | None = None
-    straggler: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
-    """The summary's sums over clients and its results; None where a run has no such number, or not yet."""
-
-    accuracy_frac: Number | None = None
-    target_accuracy_frac: Number | None = None
-    time_to_target_s: Number | None = None
-    energy_to_target_j: Number | None = None
-    uplink_bytes_to_target: Number | None = None
-    budget_j: Number | None = None
-    spent_j: Number | None = None
-    spent_by_cause_j: dict[str, Number] = field(default_factory=dict)
-    uplink_bytes: Number | None = None
-    downlink_bytes: Number | None = None
-    peak_memory_bytes: Number | None = None
-    simulated_duration_s: Number | None = None
-    wall_duration_s: Number | None = None
-    rounds: int | None = None
-    clients: int | None = None
-    overspent_clients: int | None = None
-    worst_decile_accuracy_frac: Number | None = None
-    participating_clients: int | None = None
-    method: str | None = None
-    seed: int | None = None
-    model_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +89,8 @@ def load_run(folder: str | Path) -> Run:
     clients: tuple[Client, ...] = ()
     totals = Totals()
     if summary is not None:
-        totals = _checked(TypeAdapter(Totals), summary, str(folder / "summary.json"))
-        clients = _checked(TypeAdapter(tuple[Client, ...]), summary.get("by_client", []), str(folder / "summary.json"))
+        totals = checked(TypeAdapter(Totals), summary, str(folder / "summary.json"))
+        clients = checked(TypeAdapter(tuple[Client, ...]), summary.get("by_client", []), str(folder / "summary.json"))
     found: dict[str, list[Any]] = {name: [] for name in _EVENTS}
     notes: list[str] = [] if summary is not None else ["the run is unfinished: there is no summary.json yet"]
     for name, event in _events(folder / "events.jsonl", notes):
@@ -254,7 +161,7 @@ def _events(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
             raise RunError(f"{where}: no event; expected an object with the key 'event'")
         kind = event.pop("event")
         if kind in _EVENTS:  # a later version may add kinds: they are no business of this report
-            yield kind, _checked(_EVENTS[kind], event, where)
+            yield kind, checked(_EVENTS[kind], event, where)
 
 
 def _so_far(header: dict[str, Any], evaluations: list[Evaluate], sends: list[Send]) -> Totals:
@@ -276,7 +183,12 @@ def _so_far(header: dict[str, Any], evaluations: list[Evaluate], sends: list[Sen
     )
 
 
-def _checked(adapter: TypeAdapter[T], value: object, where: str) -> T:
+def checked(adapter: TypeAdapter[T], value: object, where: str) -> T:
+    """A value as its type.
+
+    Raises:
+        RunError: It is not of that type; names `where` and the key.
+    """
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

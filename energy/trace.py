@@ -1,0 +1,240 @@
+"""From a model and its inputs to a `Workload`: one step on data-less tensors, every op counted and given to its module.
+
+Nothing is allocated and no weight is copied: parameters are swapped for data-less ones while the step runs, and put back.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from budjoule.energy.errors import BudjouleError, UsageError
+from budjoule.energy.ops.rule import tensors
+from budjoule.energy.optimizers import optimizer_cost, optimizer_ops
+from budjoule.energy.recorder import REAL_NUMEL, Recorder
+from budjoule.energy.substitute import AsOnDevice
+from budjoule.energy.workload import OpCost, Workload
+
+# precision -> dtype of weights and inputs, and autocast's lower precision
+PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
+    "fp32": (torch.float32, None),
+    "tf32": (torch.float32, None),
+    "fp16": (torch.float16, None),
+    "bf16": (torch.bfloat16, None),
+    "fp16-mixed": (torch.float32, torch.float16),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+}
+MODES = ("inference", "training")
+Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+def trace(
+    model: nn.Module | Callable[..., Any],
+    inputs: Inputs,
+    *,
+    mode: str = "inference",
+    optimizer: str = "adamw",
+    precision: str = "fp32",
+    loss: Callable[[Any], torch.Tensor] | None = None,
+) -> Workload:
+    """Run one step without data and record what it costs.
+
+    Args:
+        model: A module on any device, or a callable step that uses modules and returns a loss.
+        inputs: A tensor, a tuple or a dict of tensors (real, fake or meta), in the shapes the model takes. Small real
+            integer and boolean tensors keep their values, so models that look at masks or lengths work.
+        mode: `inference` (evaluation mode, no gradients) or `training` (forward, backward, optimizer).
+        optimizer: A row of `budjoule.energy.optimizers.OPTIMIZERS`; only read in training.
+        precision: fp32, tf32, fp16 and bf16 re-type the model; fp16-mixed and bf16-mixed are autocast with fp32 weights.
+        loss: From the model's output to a scalar; the default is `output.loss`, else the mean of the first floating output.
+
+    Raises:
+        UsageError: The model cannot run on these inputs, or an argument is unknown; the message says which and what helps.
+    """
+    if mode not in MODES:
+        raise UsageError(f"mode is {mode!r}; it is one of {', '.join(MODES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
+    optimizer_cost(optimizer)
+    dtype, lower = PRECISIONS[precision]
+    recorder = Recorder(precision)
+    training = mode == "training"
+    args, kwargs = _prepared(inputs, dtype, recorder)
+    modules = [model] if isinstance(model, nn.Module) else _modules_of(model)
+    try:
+        with _without_weights(modules, dtype, training) as parameters, _watched(modules, recorder):
+            recorder.add_weights(t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_meta)
+            with torch.set_grad_enabled(training), AsOnDevice(lower), recorder:
+                output = model(*args, **kwargs)
+                if training:
+                    _backward(output, loss, recorder, isinstance(model, nn.Module))
+            trained = {name: p for name, p in parameters.items() if p.grad is not None}
+    except BudjouleError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{'x'.join(map(str, t.shape)) or 'scalar'} {str(t.dtype)[6:]}" for t in tensors([*args, *kwargs.values()]))
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(f"{_name(model)} does not run on these inputs ({shapes}): {reason}; check the shapes, the dtypes and the names") from error
+    ops = [replace(recorder.costs[i], module=module, phase=phase, calls=calls) for (i, module, phase), calls in recorder.rows.items()]
+    if training:
+        ops += optimizer_ops(optimizer, trained, precision="fp32")
+        if not trained and optimizer != "none":
+            recorder.notes["no parameter received a gradient, so the optimizer costs nothing"] = None
+    return Workload(
+        model=_name(model),
+        mode=mode,
+        precision=precision,
+        optimizer=optimizer if training else None,
+        ops=tuple(ops),
+        module_calls=recorder.module_calls,
+        parameters=sum(p.numel() for p in parameters.values()),
+        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters.values()),
+        examples=next((t.shape[0] for t in tensors([*args, *kwargs.values()]) if t.dim()), 1),
+        notes=tuple(recorder.notes),
+    )
+
+
+def _name(model: Any) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
+
+
+def _backward(output: Any, loss: Callable[[Any], torch.Tensor] | None, recorder: Recorder, is_module: bool) -> None:
+    if loss is not None:
+        value = loss(output)
+    elif getattr(output, "loss", None) is not None:
+        value = output.loss
+    elif output is None and not is_module:
+        return  # a step that ran its own backward
+    else:
+        candidates = [t for t in _output_tensors(output) if t.is_floating_point() and t.requires_grad]
+        if not candidates:
+            raise UsageError("no floating output requires a gradient; give loss=, or mode='inference' if nothing is trained")
+        value = candidates[0]
+        if value.dim():
+            value = value.float().mean()
+            recorder.notes["loss: the mean of the model's first floating output (give loss= for another)"] = None
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise UsageError("the loss is not a scalar tensor; reduce it, for example with .mean()")
+    value.backward()
+
+
+def _output_tensors(output: Any) -> list[torch.Tensor]:
+    if isinstance(output, Mapping):
+        return [t for value in output.values() for t in _output_tensors(value)]
+    if isinstance(output, (list, tuple)):
+        return [t for value in output for t in _output_tensors(value)]
+    return [output] if isinstance(output, torch.Tensor) else []
+
+
+def _prepared(inputs: Inputs, dtype: torch.dtype, recorder: Recorder) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs without data, except small integers and booleans, whose values models look at."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    def prepare(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return type(value)((k, prepare(v)) for k, v in value.items()) if type(value) is dict else {k: prepare(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(prepare(v) for v in value) if type(value) in (list, tuple) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.is_floating_point() or value.is_complex():
+            return torch.empty_strided(value.shape, value.stride(), dtype=dtype if value.is_floating_point() else value.dtype, device="meta")
+        if value.is_meta or isinstance(value, FakeTensor):
+            if value.numel() > REAL_NUMEL:
+                return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            recorder.notes["integer inputs without data were taken as ones"] = None
+            return torch.ones(value.shape, dtype=value.dtype)
+        return value.detach().cpu()
+
+    if isinstance(inputs, torch.Tensor):
+        return (prepare(inputs),), {}
+    if isinstance(inputs, Mapping):
+        return (), {str(name): prepare(value) for name, value in inputs.items()}
+    if isinstance(inputs, (list, tuple)):
+        return tuple(prepare(value) for value in inputs), {}
+    raise UsageError(f"inputs are a {type(inputs).__name__}; give a tensor, a tuple of tensors or a dict of tensors")
+
+
+def _modules_of(step: Callable[..., Any]) -> list[nn.Module]:
+    """The modules that a callable step reaches: its closure, the globals it names, its bound object, its partial arguments."""
+    reached: list[Any] = [getattr(step, "__self__", None), *getattr(step, "args", ()), *getattr(step, "keywords", {}).values()]
+    function = getattr(step, "func", step)
+    reached += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        reached += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    holder = getattr(step, "__self__", None)
+    if holder is not None and not isinstance(holder, nn.Module):
+        reached += list(vars(holder).values()) if hasattr(holder, "__dict__") else []
+    found: dict[int, nn.Module] = {}
+    for value in reached:
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, nn.Module):
+                found[id(item)] = item
+    inner = {id(child) for module in found.values() for child in module.modules() if child is not module}
+    modules = [module for key, module in found.items() if key not in inner]
+    if not modules:
+        raise UsageError(f"{_name(step)} reaches no module; pass an nn.Module, or a step whose modules are in its closure or globals")
+    return modules
+
+
+@contextmanager
+def _without_weights(modules: list[nn.Module], dtype: torch.dtype, training: bool) -> Iterator[dict[str, nn.Parameter]]:
+    """Swap parameters and floating buffers for data-less ones, set the training flags, and restore both."""
+    bare: dict[int, Any] = {}
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+    flags = [(child, child.training) for module in modules for child in module.modules()]
+    named: dict[str, nn.Parameter] = {}
+
+    def without_data(t: torch.Tensor) -> torch.Tensor:
+        if not (t.is_floating_point() or t.is_complex()):
+            if t.is_meta and t.numel() <= REAL_NUMEL:
+                return torch.zeros(t.shape, dtype=t.dtype)
+            return t if t.numel() <= REAL_NUMEL else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+        return torch.empty_strided(t.shape, t.stride(), dtype=dtype if t.is_floating_point() else t.dtype, device="meta")
+
+    try:
+        for prefix, module in enumerate(modules):
+            for path, child in module.named_modules():
+                for table in (child._parameters, child._buffers):
+                    for name, t in list(table.items()):
+                        if t is None:
+                            continue
+                        if id(t) not in bare:
+                            made = without_data(t)
+                            bare[id(t)] = nn.Parameter(made, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else made
+                            if isinstance(t, nn.Parameter):
+                                full = ".".join(part for part in (path, name) if part)
+                                named[full if len(modules) == 1 else f"{prefix}.{full}"] = bare[id(t)]
+                        saved.append((table, name, t))
+                        table[name] = bare[id(t)]
+        for child, _ in flags:
+            child.training = training
+        yield named
+    finally:
+        for table, name, t in saved:
+            table[name] = t
+        for child, flag in flags:
+            child.training = flag
+
+
+@contextmanager
+def _watched(modules: list[nn.Module], recorder: Recorder) -> Iterator[None]:
+    """Tell the recorder which module runs."""
+    handles = []
+    for prefix, module in enumerate(modules):
+        for path, child in module.named_modules():
+            name = path if len(modules) == 1 else f"{prefix}.{path}".rstrip(".")
+            handles.append(child.register_forward_pre_hook(lambda _m, _a, name=name: recorder.enter_module(name), prepend=True))
+            handles.append(child.register_forward_hook(lambda _m, _a, _o: recorder.leave_module()))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+__all__ = ["MODES", "PRECISIONS", "OpCost", "trace"]
