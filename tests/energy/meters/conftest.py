@@ -64,7 +64,7 @@ class HandMeter:
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
-    yield Tree(tmp_path)
+    return Tree(tmp_path)
 
 
 @pytest.fixture

@@ -68,7 +68,9 @@ def test_rapl_uses_the_mmio_tree_where_it_is_the_only_one(tree: Any) -> None:
     assert m.energy_j == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(("psys_uj", "total_j", "summed"), [(9_000_000, 9.0, ("psys",)), (0, 6.0, ("package-0", "dram-0"))])
+@pytest.mark.parametrize(
+    ("psys_uj", "total_j", "summed"), [(9_000_000, 9.0, ("psys",)), (0, 6.0, ("package-0", "dram-0"))]
+)
 def test_rapl_adds_psys_only_where_it_moved_as_much_as_the_packages(
     tree: Any, psys_uj: int, total_j: float, summed: tuple[str, ...]
 ) -> None:
@@ -218,9 +220,9 @@ def test_rapl_counter_that_holds_no_number_is_left_out(tree: Any, text: str) -> 
 def test_rapl_windows_share_one_set_of_descriptors(tree: Any) -> None:
     tree.zone("intel-rapl:0", "package-0", 0)
     with bj.measure():
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(10_000):
         with bj.measure():
             pass
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert choose().watch.open_windows == 0

@@ -1,0 +1,150 @@
+"""`budjoule measure -- CMD`: one JSON document, the command's own exit code and output, signals passed on, refusals before it runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from budjoule.cli.measure import _unmet
+from budjoule.energy.measurement import Measurement
+
+KEYS = {
+    "energy_j",
+    "energy_low_j",
+    "energy_high_j",
+    "duration_s",
+    "power_w",
+    "domains",
+    "source",
+    "method",
+    "exit_code",
+    "notes",
+}
+
+
+def budjoule(*args: str, root: Path) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"BUDJOULE_SYSFS_ROOT": str(root)}
+    command = [sys.executable, "-m", "budjoule", *args]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def powercap(tmp_path: Path) -> Path:
+    folder = tmp_path / "class" / "powercap" / "intel-rapl:0"
+    folder.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("energy_uj", "1000000"), ("max_energy_range_uj", "262143328850")):
+        (folder / name).write_text(text + "\n")
+    return tmp_path
+
+
+def test_measure_reads_the_counters_of_the_tree_around_the_command(powercap: Path) -> None:
+    counter = powercap / "class" / "powercap" / "intel-rapl:0" / "energy_uj"
+    done = budjoule(
+        "measure", "--json", "--require-measured", "--", "sh", "-c", f"echo 4500000 > {counter}", root=powercap
+    )
+    document = json.loads(done.stdout)
+    assert set(document) >= KEYS
+    assert document["schema"] == "budjoule.measurement/1"
+    assert document["energy_j"] == pytest.approx(3.5)
+    assert document["domains"] == {"package-0": pytest.approx(3.5)}
+    assert (document["source"], document["exit_code"]) == ("measured", 0)
+    assert done.returncode == 0
+
+
+def test_measure_without_a_counter_estimates_and_keeps_the_streams_apart(tmp_path: Path) -> None:
+    code = "import sys; print('to stdout'); print('to stderr', file=sys.stderr); sys.exit(7)"
+    done = budjoule("measure", "--json", "--", sys.executable, "-c", code, root=tmp_path)
+    document = json.loads(done.stdout)  # the command's line is not in it
+    assert document["source"] == "estimated"
+    assert 0 < document["energy_low_j"] < document["energy_j"] < document["energy_high_j"]
+    assert document["exit_code"] == done.returncode == 7
+    assert "to stdout" in done.stderr
+    assert "to stderr" in done.stderr
+
+
+def test_measure_options_after_the_dashes_are_the_commands(tmp_path: Path) -> None:
+    done = budjoule("measure", "--", "echo", "--json", "--help", "-o", "x", "--", "y", root=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "--json --help -o x -- y"
+    assert " J" in lines[1] or "J (" in lines[1]
+    assert "estimated" in lines[1]
+    assert lines[-1].startswith("next: ")
+
+
+def test_measure_require_measured_unmet_refuses_before_the_command_runs(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    done = budjoule("measure", "--json", "--require-measured", "--", "touch", str(mark), root=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["energy_j"] is None
+    assert set(document) >= KEYS
+    assert done.returncode == 1
+    assert not mark.exists()
+    assert "no counter measures energy here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_measure_refusal_has_the_keys_of_a_measurement() -> None:
+    measured = Measurement(
+        energy_j=0, energy_low_j=0, energy_high_j=0, duration_s=0, domains={}, source="measured", method=""
+    )
+    assert set(_unmet("")) == set(measured.to_dict()) | {"exit_code"}
+
+
+def test_measure_command_killed_by_a_signal_ends_as_a_shell_would_say(tmp_path: Path) -> None:
+    done = budjoule("measure", "--json", "--", "sh", "-c", "kill -9 $$", root=tmp_path)
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 128 + 9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_measure_passes_signals_on_and_still_reports(tmp_path: Path, number: signal.Signals) -> None:
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(42)); signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
+        "print('ready', flush=True); signal.pause()"
+    )
+    command = [sys.executable, "-m", "budjoule", "measure", "--json", "--", sys.executable, "-c", code]
+    environment = os.environ | {"BUDJOULE_SYSFS_ROOT": str(tmp_path)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ready\n"
+        process.send_signal(number)
+        stdout, _ = process.communicate(timeout=60)
+    assert json.loads(stdout)["exit_code"] == process.returncode == 42
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (("--", "no-such-command-here"), 127, "command 'no-such-command-here' not found"),
+        (("--", "/"), 126, "cannot run '/'"),
+        ((), 2, "no command to measure"),
+        (("--jsn", "--", "true"), 2, "unknown option '--jsn'"),
+        (("--meter", "rapple", "--", "true"), 2, "no meter 'rapple'"),
+        (("-o", "/no/such/folder/m.json", "--", "true"), 1, "cannot write /no/such/folder/m.json"),
+    ],
+)
+def test_measure_refuses_in_one_line(tmp_path: Path, command: tuple[str, ...], code: int, message: str) -> None:
+    done = budjoule("measure", *command, root=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_measure_writes_the_document_and_never_over_another_unasked(tmp_path: Path) -> None:
+    path, mark = tmp_path / "m.json", tmp_path / "ran"
+    assert budjoule("measure", "-o", str(path), "--", "true", root=tmp_path).returncode == 0
+    first = path.read_text()
+    assert json.loads(first)["command"] == ["true"]
+    refused = budjoule("measure", "-o", str(path), "--", "touch", str(mark), root=tmp_path)
+    assert refused.returncode == 1
+    assert "--force" in refused.stderr
+    assert (path.read_text(), mark.exists()) == (first, False)
+    assert budjoule("measure", "-o", str(path), "--force", "--", "touch", str(mark), root=tmp_path).returncode == 0
+    assert mark.exists()

@@ -1,0 +1,109 @@
+"""The load estimate: labelled, wide where unknown, additive and never falling."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import budjoule as bj
+from budjoule.energy.errors import MeterError
+from budjoule.energy.meters.load import LoadMeter, LoadModel, model_from_cores, model_from_tdp, this_machine
+
+MODEL = LoadModel(idle_w=10.0, busy_w=50.0, factor=2.0, basis="a test")
+
+
+class FakeProcessor:
+    """A machine of four threads whose busy time a test sets."""
+
+    threads = 4
+
+    def __init__(self, clock: Any) -> None:
+        self.clock, self.busy, self.own = clock, 0.0, 0.0
+
+    def busy_s(self) -> tuple[float, float]:
+        return self.busy, self.clock() * self.threads
+
+    def own_s(self) -> float:
+        return self.own
+
+
+def opened(clock: Any, model: LoadModel = MODEL) -> tuple[LoadMeter, FakeProcessor]:
+    processor = FakeProcessor(clock)
+    return LoadMeter(model, processor=processor, clock=clock), processor  # type: ignore[arg-type]
+
+
+@given(low=st.floats(0, 1), high=st.floats(0, 1))
+def test_load_power_grows_with_load_between_idle_and_busy(low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    assert 10.0 <= MODEL.power_w(low) <= MODEL.power_w(high) + 1e-9 <= 50.0 + 2e-9
+
+
+def test_load_power_at_the_ends_is_idle_and_busy() -> None:
+    assert MODEL.power_w(0.0) == 10.0
+    assert MODEL.power_w(1.0) == pytest.approx(50.0)
+
+
+def test_load_energy_of_an_idle_machine_is_idle_power_times_time(clock: Any) -> None:
+    meter, _ = opened(clock)
+    clock.now_s += 30.0
+    assert meter.read()[0] == pytest.approx(300.0)
+
+
+def test_load_energy_of_a_busy_machine_is_busy_power_times_time(clock: Any) -> None:
+    meter, processor = opened(clock)
+    clock.now_s, processor.busy = clock.now_s + 30.0, 120.0
+    assert meter.read()[0] == pytest.approx(1500.0)
+
+
+def test_load_in_a_short_span_is_this_process_on_top_of_what_the_others_did(clock: Any) -> None:
+    meter, processor = opened(clock)
+    clock.now_s, processor.busy = clock.now_s + 1.0, 1.0  # others use one thread of four
+    first_j = meter.read()[0]
+    clock.now_s, processor.own = clock.now_s + 0.01, processor.own + 0.01  # 10 ms: one more thread, ours
+    assert meter.read()[0] - first_j == pytest.approx(MODEL.power_w(0.5) * 0.01)
+
+
+@given(spans=st.lists(st.tuples(st.floats(0, 2), st.floats(0, 8), st.floats(0, 8)), max_size=30))
+def test_load_energy_never_falls_and_stays_between_idle_and_busy(spans: list[tuple[float, float, float]]) -> None:
+    class Now:
+        now_s = 0.0
+
+        def __call__(self) -> float:
+            return self.now_s
+
+    clock = Now()
+    meter, processor = opened(clock)
+    energy_j = 0.0
+    for span_s, busy, own in spans:
+        clock.now_s, processor.busy, processor.own = clock.now_s + span_s, processor.busy + busy, processor.own + own
+        reading_j = meter.read()[0]
+        assert reading_j >= energy_j
+        energy_j = reading_j
+    assert 10.0 * clock.now_s - 1e-6 <= energy_j <= 50.0 * clock.now_s + 1e-6
+
+
+def test_load_models_are_wider_the_less_is_known() -> None:
+    assert 1 < model_from_tdp(65.0).factor < model_from_cores(8).factor
+    assert "65 W" in model_from_tdp(65.0).basis
+
+
+def test_load_model_takes_the_thermal_design_power_where_only_the_counter_is_denied(tree: Any) -> None:
+    folder = tree.zone("intel-rapl:0", "package-0", 0)
+    (folder / "constraint_0_max_power_uw").write_text("65000000\n")
+    assert this_machine(tree.root) == model_from_tdp(65.0)
+
+
+@pytest.mark.parametrize(("idle_w", "busy_w", "factor"), [(0.0, 5.0, 2.0), (6.0, 5.0, 2.0), (1.0, 5.0, 0.5)])
+def test_load_model_refuses_what_no_processor_does(idle_w: float, busy_w: float, factor: float) -> None:
+    with pytest.raises(MeterError, match="load model"):
+        LoadModel(idle_w=idle_w, busy_w=busy_w, factor=factor, basis="")
+
+
+def test_load_estimate_is_labelled_with_an_interval_of_its_factor(tree: Any) -> None:
+    with bj.measure() as m:
+        sum(range(10_000))
+    assert m.source == "estimated"
+    assert 0 < m.energy_low_j < m.energy_j < m.energy_high_j
+    assert m.energy_high_j / m.energy_low_j == pytest.approx(model_from_cores(1).factor ** 2)
+    assert any(note.startswith("rapl:") for note in m.notes)

@@ -1,0 +1,215 @@
+"""`bj.measure` on a replayed trace: as a context, a decorator and by hand; what it refuses; what it costs when things go wrong."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import budjoule as bj
+from budjoule.energy.errors import MeterError, UsageError
+from budjoule.energy.measure import Window
+from budjoule.energy.measurement import Measurement
+from budjoule.energy.meters.meter import Domain
+from budjoule.energy.meters.replay import ReplayMeter
+
+
+def replay(*readings_j: float | None) -> ReplayMeter:
+    return ReplayMeter([Domain(name="package-0", range_j=1000.0)], [[reading] for reading in readings_j])
+
+
+def test_measure_fills_the_window_at_exit() -> None:
+    with bj.measure("epoch", meter=replay(10.0, 25.0)) as m:
+        pass
+    assert m.energy_j == pytest.approx(15.0)
+    assert m.domains == {"package-0": 15.0}
+    assert m.power_w == pytest.approx(m.energy_j / m.duration_s)
+    assert (m.source, m.label, m.summed) == ("measured", "epoch", ("package-0",))
+    assert m.energy_low_j <= m.energy_j <= m.energy_high_j
+
+
+def test_measure_fills_the_window_and_lets_the_exception_through() -> None:
+    window = bj.measure(meter=replay(10.0, 12.0))
+    with pytest.raises(ZeroDivisionError), window:
+        raise ZeroDivisionError
+    assert window.energy_j == pytest.approx(2.0)
+
+
+def test_measure_before_its_end_has_no_number_but_can_be_read() -> None:
+    with bj.measure("epoch", meter=replay(10.0, 12.0, 17.0)) as m:
+        with pytest.raises(MeterError, match="has not ended"):
+            _ = m.energy_j
+        assert m.read().energy_j == pytest.approx(2.0)
+    assert m.energy_j == pytest.approx(7.0)
+
+
+def test_measure_decorates_functions_and_keeps_their_result() -> None:
+    window = bj.measure(meter=replay(0.0, 3.0))
+    seen: list[Measurement] = []
+
+    @bj.measure(meter=replay(0.0, 3.0), on_end=seen.append)
+    def double(x: int) -> int:
+        """Twice x."""
+        return 2 * x
+
+    assert double(21) == 42
+    assert (double.__name__, double.__doc__) == ("double", "Twice x.")
+    assert (seen[0].label, seen[0].energy_j) == ("double", 3.0)
+    assert window(lambda: 1)() == 1
+    assert window.energy_j == 3.0
+
+
+def test_measure_decorates_coroutines_over_their_whole_run() -> None:
+    seen: list[Measurement] = []
+
+    @bj.measure("wait", meter=replay(0.0, 4.0), on_end=seen.append)
+    async def work() -> str:
+        assert not seen
+        await asyncio.sleep(0)
+        return "done"
+
+    assert asyncio.run(work()) == "done"
+    assert [each.energy_j for each in seen] == [4.0]
+
+
+def test_measure_decorated_function_that_recurses_opens_a_window_a_call() -> None:
+    seen: list[Measurement] = []
+
+    @bj.measure(on_end=seen.append)
+    def down(n: int) -> None:
+        if n:
+            down(n - 1)
+
+    down(3)
+    assert len(seen) == 4
+    assert [each.duration_s for each in seen] == sorted(each.duration_s for each in seen)
+
+
+def test_measure_by_hand_begins_and_ends_once() -> None:
+    window = bj.measure("x", meter=replay(0.0, 1.0))
+    with pytest.raises(MeterError, match="not open"):
+        window.end()
+    assert window.begin() is window
+    with pytest.raises(MeterError, match="open already"):
+        window.begin()
+    assert window.end().energy_j == 1.0
+    with pytest.raises(MeterError, match="not open"):
+        window.read()
+
+
+def test_measure_synchronizes_before_both_ends() -> None:
+    order: list[str] = []
+
+    class Reading(ReplayMeter):
+        def read(self) -> list[float | None]:
+            order.append("read")
+            return super().read()
+
+    meter = Reading([Domain(name="gpu-0")], [[0.0], [1.0]])
+    with bj.measure(meter=meter, synchronize=lambda: order.append("sync")):
+        order.append("body")
+    assert order == ["sync", "read", "body", "sync", "read"]
+
+
+def test_measure_refuses_an_estimate_where_a_counter_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    with pytest.raises(MeterError, match="no counter measures energy here"), bj.measure(require_measured=True):
+        raise AssertionError("the body must not run")
+    with pytest.raises(MeterError, match="estimate"):
+        bj.measure(meter="load", require_measured=True).begin()
+
+
+def test_measure_names_the_meters_there_are() -> None:
+    with pytest.raises(UsageError, match=r"no meter .rapple.*rapl"):
+        bj.measure(meter="rapple").begin()
+
+
+def test_measure_sees_a_tree_that_appears_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("budjoule.energy.meters.choose._FALLBACK_AGE_S", 0.0)
+    monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    with bj.measure() as before:
+        pass
+    folder = tmp_path / "class" / "powercap" / "intel-rapl:0"
+    folder.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("energy_uj", "1000000"), ("max_energy_range_uj", "9000000")):
+        (folder / name).write_text(text)
+    with bj.measure() as after:
+        (folder / "energy_uj").write_text("3000000")
+    assert (before.source, after.source) == ("estimated", "measured")
+    assert after.energy_j == pytest.approx(2.0)
+
+
+def test_measure_opens_the_tree_anew_after_its_counters_went_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    folder = tmp_path / "class" / "powercap" / "intel-rapl:0"
+    folder.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("energy_uj", "1000000"), ("max_energy_range_uj", "9000000")):
+        (folder / name).write_text(text)
+    with bj.measure() as first:
+        (folder / "energy_uj").write_text("2000000")
+    for file in folder.iterdir():
+        file.unlink()
+    with bj.measure() as second:
+        pass
+    assert (first.source, second.source) == ("measured", "estimated")
+    assert second.energy_j > 0
+
+
+def test_measure_abandoned_window_lets_go_of_its_meter() -> None:
+    meter = replay(0.0)
+    window: Window | None = bj.measure(meter=meter).begin()
+    assert window is not None
+    watch = window._opened()[0].watch
+    assert watch.open_windows == 1
+    del window
+    gc.collect()
+    assert watch.open_windows == 0
+
+
+def test_measure_windows_in_threads_do_not_mix() -> None:
+    results: dict[int, float] = {}
+
+    def work(number: int) -> None:
+        with bj.measure(meter=replay(0.0, float(number))) as m:
+            pass
+        results[number] = m.energy_j
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {number: float(number) for number in range(1, 9)}
+
+
+def test_measure_is_not_moved_by_a_stepped_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: -1e9)
+    with bj.measure(meter=replay(0.0, 1.0)) as m:
+        pass
+    assert 0 <= m.duration_s < 60
+
+
+def test_measure_process_that_exits_inside_a_window_ends_quietly() -> None:
+    code = "import sys, budjoule as bj; bj.measure().begin(); sys.exit(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_measure_imports_nothing_heavy() -> None:
+    code = "import sys, budjoule as bj; bj.measure; print(*sorted({'torch', 'numpy', 'scipy', 'sklearn', 'pyJoules'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ""
+
+
+def test_replay_refuses_rows_that_do_not_fit() -> None:
+    with pytest.raises(MeterError, match="row 1"):
+        ReplayMeter([Domain(name="a")], [[1.0], [1.0, 2.0]])
+    with pytest.raises(MeterError, match="empty"):
+        ReplayMeter([Domain(name="a")], [])
