@@ -1,0 +1,234 @@
+"""From observations and a prior to a `DeviceProfile`: maximum a posteriori in log space, with the posterior's covariance.
+
+``minimise  sum rho(z) + 1/2 (x - mu)' S^-1 (x - mu)``,  rho the soft L1 loss,
+``z = (log t - log t_seen) / .07,  (log E - log E_seen) / .07,  (log P - log P_seen) / .1``
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.optimize import least_squares
+
+from budjoule.calibration.observation import Observation
+from budjoule.energy.coefficients import COEFFICIENTS, INDEX, NAMES
+from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile, prior_profile
+from budjoule.energy.errors import UsageError
+from budjoule.energy.roofline import Cost, cost, features, under_power_limit
+
+SCALE_TIME = 0.07
+SCALE_ENERGY = 0.07
+SCALE_POWER = 0.1
+STEP = 1e-4  # of a logarithm, for the Jacobian
+RESIDUAL_RUNS = 8.0  # runs that the prior's residual counts for, against those observed
+PINNED = 0.7  # a coefficient is exercised when its posterior sd is below this share of the prior's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A maximum of the posterior: its place, covariance and the residuals of the runs there."""
+
+    log_mean: np.ndarray
+    log_cov: np.ndarray
+    objective: float
+    log_time: np.ndarray
+    log_energy: np.ndarray
+
+
+def fit_profile(
+    observations: Sequence[Observation],
+    *,
+    spec: DeviceSpec | None = None,
+    prior: "str | DeviceProfile | None" = None,
+    name: str | None = None,
+    title: str | None = None,
+    idle_power_w: Sequence[tuple[float, float]] | None = None,
+    voltage: Sequence[tuple[float, float]] | None = None,
+    starts: int = 3,
+    seed: int = 0,
+    provenance: dict[str, Any] | None = None,
+) -> DeviceProfile:
+    """Fit a device's coefficients to measured runs; few runs are enough when a similar device serves as prior.
+
+    Args:
+        observations: Measured runs, at least one.
+        spec: The device's datasheet figures; the default is the prior's (the same device again).
+        prior: A fitted profile, or its name, to start from; None starts from the literature.
+        name: The new profile's name; the default is the prior's.
+        title: Its name for people.
+        idle_power_w: Idle power against clock, where it was read: `(clock_hz, power_w)` pairs.
+        voltage: Core voltage over its lowest value against clock: `(clock_hz, ratio)` pairs.
+        starts: Starting points; the posterior can have several maxima, the best is kept.
+        seed: Of the starting points.
+        provenance: What to record about meter, machine and runs, beside date and errors.
+
+    Raises:
+        UsageError: There are no observations, or neither a spec nor a prior.
+
+    Source: maximum a posteriori with Laplace's approximation, MacKay, Information Theory, Inference and Learning Algorithms, 2003, chapter 27.
+    """
+    if not observations:
+        raise UsageError("fit_profile needs at least one observation; measure a run, or load a shipped profile instead")
+    base = load_profile(prior) if prior is not None else None
+    if base is None and spec is None:
+        raise UsageError("fit_profile needs spec= (the device's datasheet figures) or prior= (a similar profile)")
+    start = prior_for(spec, base, name=name, title=title, idle_power_w=idle_power_w, voltage=voltage)
+    fit = best_fit(observations, start, starts=starts, seed=seed)
+    sd, before = np.sqrt(np.diag(fit.log_cov)), np.sqrt(np.diag(start.log_cov))
+    energies = fit.log_energy[np.isfinite(fit.log_energy)]
+    status = "fitted" if len(observations) >= 20 and energies.size else ("few-shot" if energies.size else start.status)
+    errors = {"runs": len(observations), "time_error_frac": float(np.mean(np.abs(np.expm1(fit.log_time))))}
+    if energies.size:
+        errors["energy_error_frac"] = float(np.mean(np.abs(np.expm1(energies))))
+    return replace(
+        start,
+        status=status,
+        log_mean=fit.log_mean,
+        log_cov=fit.log_cov,
+        residual_time=_residual(fit.log_time, start.residual_time if base else 0.1),
+        residual_energy=_residual(energies, start.residual_energy if base else 0.1),
+        exercised=tuple(n for n in NAMES if sd[INDEX[n]] < PINNED * before[INDEX[n]] or (base is not None and n in base.exercised)),
+        provenance={
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "prior": base.name if base is not None else "literature",
+            "in_sample": errors,
+            **(provenance or {}),
+        },
+    )
+
+
+def prior_for(
+    spec: DeviceSpec | None,
+    base: DeviceProfile | None,
+    *,
+    name: str | None = None,
+    title: str | None = None,
+    idle_power_w: Sequence[tuple[float, float]] | None = None,
+    voltage: Sequence[tuple[float, float]] | None = None,
+) -> DeviceProfile:
+    """The prior of a fit as a profile: the literature's, or another device's posterior widened by how far devices differ.
+
+    From another device, joules a FLOP move half-way (in logarithms) with the ratio of power limit to peak: a newer process shows in both.
+    """
+    tables = {
+        "idle_power_w": tuple((float(c), float(p)) for c, p in idle_power_w or ()),
+        "voltage": tuple((float(c), float(v)) for c, v in voltage or ()),
+    }
+    if base is None:
+        assert spec is not None
+        profile = prior_profile(name or "device", spec, title=title or name or "device", **tables)
+        return replace(profile, log_cov=np.diag([row.sd**2 for row in COEFFICIENTS]))
+    same = spec is None
+    spec = spec or base.spec
+    mean = base.log_mean.copy()
+    cov = base.log_cov.copy()
+    if not same:
+        cov += np.diag([row.device_sd**2 for row in COEFFICIENTS])
+        for coefficient, precision in (("e_tensor_j", "bf16"), ("e_tf32_j", "tf32"), ("e_fp32_j", "fp32")):
+            mean[INDEX[coefficient]] += 0.5 * np.log(_limit_per_flop(spec, precision) / _limit_per_flop(base.spec, precision))
+    return replace(
+        base,
+        name=name or base.name,
+        title=title or name or base.title,
+        status=base.status if same else "forecast",
+        spec=spec,
+        log_mean=mean,
+        log_cov=cov,
+        idle_power_w=tables["idle_power_w"] or (base.idle_power_w if same else ()),
+        voltage=tables["voltage"] or (base.voltage if same else ()),
+    )
+
+
+def _limit_per_flop(spec: DeviceSpec, precision: str) -> float:
+    return spec.power_limit_w / (spec.units * spec.peak_flop_per_clock(precision) * spec.clock_hz)
+
+
+def _residual(residuals: np.ndarray, prior: float) -> float:
+    """Scale of the model's own error: robust over the runs, shrunk towards the prior's when they are few."""
+    if residuals.size == 0:
+        return prior
+    robust = 1.4826 * float(np.median(np.abs(residuals)))
+    return float(np.sqrt((RESIDUAL_RUNS * prior**2 + residuals.size * robust**2) / (RESIDUAL_RUNS + residuals.size)))
+
+
+def best_fit(observations: Sequence[Observation], start: DeviceProfile, *, starts: int = 3, seed: int = 0) -> Fit:
+    """The best of several maxima of the posterior."""
+    random = np.random.default_rng(seed)
+    root = np.linalg.cholesky(start.log_cov + 1e-12 * np.eye(len(NAMES)))
+    points = [start.log_mean] + [start.log_mean + 0.7 * root @ random.standard_normal(len(NAMES)) for _ in range(starts - 1)]
+    return min((_maximum(observations, start, root, point) for point in points), key=lambda fit: fit.objective)
+
+
+def _maximum(observations: Sequence[Observation], prior: DeviceProfile, root: np.ndarray, point: np.ndarray) -> Fit:
+    seen = _seen(observations)
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        data = _soft(_scaled(_simulate(observations, prior, x[None]), seen))[0]
+        return np.concatenate([data, solve_triangular(root, x - prior.log_mean, lower=True)])
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        settings = np.vstack([x, x + STEP * np.eye(x.size)])
+        data = _soft(_scaled(_simulate(observations, prior, settings), seen))
+        slopes = (data[1:] - data[0]) / STEP
+        return np.vstack([slopes.T, solve_triangular(root, np.eye(x.size), lower=True)])
+
+    found = least_squares(residuals, point, jac=jacobian, method="trf", max_nfev=60, x_scale=np.sqrt(np.diag(prior.log_cov)))
+    log_time, log_energy = _simulate(observations, prior, found.x[None])
+    j = jacobian(found.x)
+    return Fit(
+        log_mean=found.x,
+        log_cov=np.linalg.inv(j.T @ j),
+        objective=float(found.cost),
+        log_time=log_time[0] - seen[0],
+        log_energy=log_energy[0] - seen[1],
+    )
+
+
+def _seen(observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray]:
+    time = np.log([o.duration_s for o in observations])
+    energy = np.array([np.log(o.energy_j) if o.energy_j is not None else np.nan for o in observations])
+    return time, energy
+
+
+def simulate(observations: Sequence[Observation], profile: DeviceProfile) -> tuple[np.ndarray, np.ndarray]:
+    """Log time and log energy that a profile predicts for each observation's run. `(run,)` each"""
+    log_time, log_energy = _simulate(observations, profile, profile.log_mean[None])
+    return log_time[0], log_energy[0]
+
+
+def _simulate(observations: Sequence[Observation], profile: DeviceProfile, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log time and log energy of each run under each setting of coefficients. `(setting, run)`"""
+    log_time = np.empty((len(settings), len(observations)))
+    log_energy = np.empty_like(log_time)
+    for i, o in enumerate(observations):
+        result = _cost(o, profile, settings)
+        log_time[:, i] = np.log(result.duration_s)
+        log_energy[:, i] = np.log(result.energy_j)
+    return log_time, log_energy
+
+
+def _cost(o: Observation, profile: DeviceProfile, settings: np.ndarray) -> Cost:
+    f = features(o.workload, profile.spec)
+    clock = np.full(len(settings), o.clock_hz or profile.spec.clock_hz)
+    if o.clock_hz is not None and o.power_limit_w is None:
+        return cost(f, profile, settings, clock)  # the clock was read while the run was under any limit
+    limit = np.full(len(settings), o.power_limit_w or profile.spec.power_limit_w)
+    return under_power_limit(f, profile, settings, clock, limit)[1]
+
+
+def _scaled(simulated: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    time = simulated[0] - seen[0]
+    energy = simulated[1] - seen[1]
+    has_energy = np.isfinite(seen[1])
+    return np.hstack([time / SCALE_TIME, energy[:, has_energy] / SCALE_ENERGY, (energy - time)[:, has_energy] / SCALE_POWER])
+
+
+def _soft(z: np.ndarray) -> np.ndarray:
+    """The root of twice the soft L1 loss, so that a plain sum of squares is the robust one: ``z'^2 / 2 = sqrt(1 + z^2) - 1``."""
+    size = np.abs(z)
+    # 2 (sqrt(1 + z^2) - 1) = 2 z^2 / (sqrt(1 + z^2) + 1), which keeps its digits near zero
+    result: np.ndarray = np.sign(z) * size * np.sqrt(2 / (np.sqrt(1 + z**2) + 1))
+    return result
