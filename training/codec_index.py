@@ -174,7 +174,8 @@ def _from_bits(bits: NDArray[np.uint8], width: NDArray[np.int64]) -> NDArray[np.
     start = np.cumsum(width) - width
     place = np.arange(bits.size) - np.repeat(start, width)
     sums = np.concatenate([[0], np.cumsum(bits.astype(np.int64) << place)])
-    return sums[start + width] - sums[start]
+    values: NDArray[np.int64] = sums[start + width] - sums[start]
+    return values
 
 
 def _take(data: memoryview, length: int) -> tuple[memoryview, memoryview]:

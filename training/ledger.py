@@ -5,77 +5,35 @@ overspent == budget`, exactly (amounts are whole nanojoules inside); and if no s
 never exceeds the budget. A reservation left open by a crash counts as spent until it is settled.
 """
 
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 from budjoule.energy.errors import BudgetExhausted, LedgerError
 from budjoule.energy.units import show
-from budjoule.training.ledger_file import NANO, connect, create_tables, explain, nanojoules
+from budjoule.training.ledger_file import NANO, OwnConnection, check_books, create_tables, explain, nanojoules
+from budjoule.training.process import process_mark, still_runs
+from budjoule.training.reservation import Reservation
 
 CAUSES = ("compute", "uplink", "downlink", "idle")
 
-
-class Reservation:
-    """Joules set aside for one spend, to be settled exactly once: `commit` what it cost, or `release` it unspent.
-
-    As a context manager it is settled at the end of the block: left unsettled, the block's end commits the full
-    upper bound, since nobody measured less. An exception leaves it reserved, as a crash does: what ran is unknown,
-    so it counts as spent until `Ledger.open_reservations` is settled.
-    """
-
-    __slots__ = ("_id", "_ledger", "_settled", "cause", "upper_j")
-
-    def __init__(self, ledger: "Ledger", identity: int, upper_j: float, cause: str) -> None:
-        self._ledger = ledger
-        self._id = identity
-        self._settled = False
-        self.upper_j = upper_j
-        self.cause = cause
-
-    @property
-    def id(self) -> int:
-        """Number of the reservation in its ledger, never used twice; `Ledger.reservation` finds it again."""
-        return self._id
-
-    def commit(self, actual_j: float, *, measured: bool = False) -> None:
-        """Book what the spend cost and give the rest back. [J]
-
-        Args:
-            actual_j: What it cost; booked in full, also above `upper_j`. [J]
-            measured: A meter gave the number, not an estimate.
-
-        Raises:
-            LedgerError: The amount is negative or not finite, or the reservation was settled before.
-        """
-        self._ledger._settle(self, nanojoules(actual_j, "the committed energy"), measured)
-        self._settled = True
-
-    def release(self) -> None:
-        """Give the whole reservation back: nothing was spent.
-
-        Raises:
-            LedgerError: The reservation was settled before.
-        """
-        self._ledger._settle(self, 0, False)
-        self._settled = True
-
-    def __enter__(self) -> "Reservation":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None and not self._settled:
-            self.commit(self.upper_j)
-
-    def __repr__(self) -> str:
-        return f"Reservation(id={self._id}, upper_j={self.upper_j}, cause={self.cause!r})"
+_HOLD = """
+UPDATE account SET reserved_nj = reserved_nj + ?1 WHERE id = ?2 AND spent_nj + reserved_nj + ?1 <= budget_nj
+"""
+_RESERVE = """
+INSERT INTO reservation (account, cause, upper_nj, expected_nj, process, opened_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_SETTLE = "DELETE FROM reservation WHERE id = ? AND account = ? RETURNING upper_nj, expected_nj, cause"
+_BOOK = "UPDATE account SET reserved_nj = reserved_nj - ?, spent_nj = spent_nj + ? WHERE id = ?"
+_FILE = "UPDATE spend SET spent_nj = spent_nj + ? WHERE account = ? AND cause = ?"
+_FILE_MEASURED = """
+UPDATE spend SET spent_nj = spent_nj + ?1, measured_nj = measured_nj + ?1,
+    ratio = CASE WHEN ?2 IS NULL THEN ratio WHEN ratio IS NULL OR ?2 >= ratio THEN ?2 ELSE ratio + (?2 - ratio) / 20 END
+WHERE account = ?3 AND cause = ?4
+"""
 
 
 class Ledger:
@@ -106,11 +64,12 @@ class Ledger:
         Raises:
             LedgerError: The file is no ledger, is corrupt, cannot be written, or was made with another budget.
         """
-        connection = _OwnConnection(Path(path))
+        connection = OwnConnection(Path(path))
         ledger = cls(connection, str(path), account, attached=False)
         try:
             with ledger._transaction() as cursor:
                 create_tables(cursor, str(path))
+                check_books(cursor, str(path))
                 ledger._open_account(cursor, budget_j, change_budget)
         except BaseException:
             connection.close()
@@ -137,12 +96,13 @@ class Ledger:
             ledger._open_account(cursor, budget_j, False)
         return ledger
 
-    def reserve(self, upper_j: float, cause: str = "compute") -> Reservation:
+    def reserve(self, upper_j: float, cause: str = "compute", *, expected_j: float | None = None) -> Reservation:
         """Set joules aside for a spend, before it begins.
 
         Args:
             upper_j: The most that the spend can cost. [J]
             cause: One of `CAUSES`.
+            expected_j: What it is expected to cost; a measured commit is held against it in `measured_ratio`. [J]
 
         Raises:
             BudgetExhausted: More than what remains, or the budget is overspent.
@@ -151,23 +111,27 @@ class Ledger:
         if cause not in CAUSES:
             raise LedgerError(f"unknown cause {cause!r}; give one of {', '.join(CAUSES)}")
         upper_nj = nanojoules(upper_j, "the reserved energy")
+        expected_nj = None if expected_j is None else nanojoules(expected_j, "the expected energy")
         with self._transaction() as cursor:
-            cursor.execute(
-                "UPDATE account SET reserved_nj = reserved_nj + ?1 WHERE id = ?2 AND spent_nj + reserved_nj + ?1 <= budget_nj",
-                (upper_nj, self._key),
-            )
+            cursor.execute(_HOLD, (upper_nj, self._key))
             if cursor.rowcount != 1:
                 raise self._exhausted(upper_j)
             cursor.execute(
-                "INSERT INTO reservation (account, cause, upper_nj, pid, opened_at) VALUES (?, ?, ?, ?, ?)",
-                (self._key, cause, upper_nj, *((None, None) if self._attached else (os.getpid(), time.time()))),
+                _RESERVE,
+                (self._key, cause, upper_nj, expected_nj, *self._who_and_when()),
             )
-            return Reservation(self, int(cursor.lastrowid or 0), upper_nj / NANO, cause)
+            return Reservation(self._settle, int(cursor.lastrowid or 0), upper_nj / NANO, cause)
 
     def open_reservations(self) -> list[Reservation]:
         """Reservations that nobody has settled, oldest first: those in use now, and those a crash left behind."""
         rows = self._read("SELECT id, upper_nj, cause FROM reservation WHERE account = ? ORDER BY id", (self._key,))
-        return [Reservation(self, identity, upper_nj / NANO, cause) for identity, upper_nj, cause in rows]
+        return [Reservation(self._settle, identity, upper_nj / NANO, cause) for identity, upper_nj, cause in rows]
+
+    def abandoned(self) -> list[Reservation]:
+        """Open reservations whose process has ended: settle them by a meter, or at their `upper_j`."""
+        rows = self._read("SELECT id, process FROM reservation WHERE account = ?", (self._key,))
+        gone = {identity for identity, process in rows if process is not None and not still_runs(process)}
+        return [reservation for reservation in self.open_reservations() if reservation.id in gone]
 
     def reservation(self, identity: int) -> Reservation:
         """An open reservation by its number, for a run that resumes.
@@ -178,7 +142,7 @@ class Ledger:
         rows = self._read("SELECT upper_nj, cause FROM reservation WHERE account = ? AND id = ?", (self._key, identity))
         if not rows:
             raise LedgerError(f"{self._name} has no open reservation {identity}; it was settled before")
-        return Reservation(self, identity, rows[0][0] / NANO, rows[0][1])
+        return Reservation(self._settle, identity, rows[0][0] / NANO, rows[0][1])
 
     @property
     def budget_j(self) -> float:
@@ -215,7 +179,7 @@ class Ledger:
     @property
     def spent_by_cause_j(self) -> dict[str, float]:
         """The spent joules by cause, every cause listed; they add up to `spent_j`. [J]"""
-        spent = dict(self._read("SELECT cause, spent_nj FROM spend WHERE account = ?", (self._key,)))
+        spent: dict[str, int] = dict(self._read("SELECT cause, spent_nj FROM spend WHERE account = ?", (self._key,)))
         return {cause: spent.get(cause, 0) / NANO for cause in CAUSES}
 
     @property
@@ -226,9 +190,18 @@ class Ledger:
             / NANO
         )
 
+    def measured_ratio(self, cause: str) -> float:
+        """How measured spends of late compare with what was expected: the worst, forgotten slowly. 1 before the first.
+
+        It rises at once and falls by a twentieth of the way with every better one, so that a reservation widened by it
+        holds for the next spend also where the device has warmed up or the model was optimistic.
+        """
+        rows = self._read("SELECT ratio FROM spend WHERE account = ? AND cause = ?", (self._key, cause))
+        return 1.0 if not rows or rows[0][0] is None else float(rows[0][0])
+
     def close(self) -> None:
         """Close a ledger that `open` made; an attached one leaves the caller's connection alone."""
-        if isinstance(self._connection, _OwnConnection):
+        if isinstance(self._connection, OwnConnection):
             self._connection.close()
 
     def __enter__(self) -> "Ledger":
@@ -247,9 +220,11 @@ class Ledger:
         )[0]
         return budget, spent, reserved
 
-    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[int, ...]]:
+    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         try:
-            return self._connection().execute(query, values).fetchall()
+            connection = self._connection()
+            with self._lock():
+                return connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise explain(error, self._name) from error
 
@@ -262,8 +237,7 @@ class Ledger:
                     raise LedgerError(f"{self._name} is attached: begin a transaction before reserving or settling")
                 yield connection.cursor()
                 return
-            assert isinstance(self._connection, _OwnConnection)
-            with self._connection.lock:
+            with self._lock():
                 cursor = connection.cursor()
                 cursor.execute("BEGIN IMMEDIATE")
                 try:
@@ -298,24 +272,27 @@ class Ledger:
             )
         cursor.execute("UPDATE account SET budget_nj = ? WHERE id = ?", (budget_nj, self._key))
 
-    def _settle(self, reservation: Reservation, actual_nj: int, measured: bool) -> None:
+    def _settle(self, identity: int, actual_nj: int, measured: bool, expected_nj: int | None) -> None:
         with self._transaction() as cursor:
-            row = cursor.execute(
-                "DELETE FROM reservation WHERE id = ? AND account = ? RETURNING upper_nj, cause",
-                (reservation.id, self._key),
-            ).fetchone()
+            row = cursor.execute(_SETTLE, (identity, self._key)).fetchone()
             if row is None:
-                raise LedgerError(
-                    f"reservation {reservation.id} of {self._name} is settled already; settle each one once"
-                )
-            cursor.execute(
-                "UPDATE account SET reserved_nj = reserved_nj - ?, spent_nj = spent_nj + ? WHERE id = ?",
-                (row[0], actual_nj, self._key),
-            )
-            cursor.execute(
-                "UPDATE spend SET spent_nj = spent_nj + ?, measured_nj = measured_nj + ? WHERE account = ? AND cause = ?",
-                (actual_nj, actual_nj if measured else 0, self._key, row[1]),
-            )
+                raise LedgerError(f"reservation {identity} of {self._name} is settled already; settle each one once")
+            upper_nj, expected_then_nj, cause = row
+            cursor.execute(_BOOK, (upper_nj, actual_nj, self._key))
+            if not measured:
+                cursor.execute(_FILE, (actual_nj, self._key, cause))
+                return
+            expected_nj = expected_then_nj if expected_nj is None else expected_nj
+            ratio = actual_nj / expected_nj if expected_nj else None
+            cursor.execute(_FILE_MEASURED, (actual_nj, ratio, self._key, cause))
+
+    def _lock(self) -> AbstractContextManager[object]:
+        # Threads share a connection, and would see each other's half-done transactions through it.
+        return self._connection.lock if isinstance(self._connection, OwnConnection) else nullcontext()
+
+    def _who_and_when(self) -> tuple[str | None, float | None]:
+        # A simulator's file must not depend on who ran it and when.
+        return (None, None) if self._attached else (process_mark(), time.time())
 
     def _exhausted(self, upper_j: float) -> BudgetExhausted:
         budget, spent, reserved = self._balance()
@@ -327,31 +304,3 @@ class Ledger:
         return BudgetExhausted(
             f"{asked} asked of {self._name}, {left} left of {show(budget / NANO, 'J')} ({kept} reserved); raise the budget"
         )
-
-
-class _OwnConnection:
-    """One connection a process: SQLite's do not survive a fork, so a child opens its own and leaves the parent's alone."""
-
-    _forked: list[sqlite3.Connection] = []  # noqa: RUF012 - kept from the collector, which would close a parent's connection
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lock = threading.RLock()
-        self._pid = os.getpid()
-        self._open: sqlite3.Connection | None = connect(path)
-
-    def __call__(self) -> sqlite3.Connection:
-        if self._pid != os.getpid():
-            if self._open is not None:
-                self._forked.append(self._open)
-            self.lock, self._pid, self._open = threading.RLock(), os.getpid(), connect(self.path)
-        if self._open is None:
-            raise LedgerError(f"{self.path} is closed; open it again")
-        return self._open
-
-    def close(self) -> None:
-        """Close this process's connection; twice does no harm."""
-        if self._open is not None and self._pid == os.getpid():
-            with self.lock:
-                self._open.close()
-        self._open = None

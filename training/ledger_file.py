@@ -4,7 +4,9 @@ The tables stand beside others in the same file: a device's record of what left 
 """
 
 import math
+import os
 import sqlite3
+import threading
 from pathlib import Path
 
 from budjoule.energy.errors import LedgerError
@@ -27,6 +29,7 @@ CREATE TABLE IF NOT EXISTS spend (
     cause TEXT NOT NULL,
     spent_nj INTEGER NOT NULL DEFAULT 0 CHECK (spent_nj >= 0),
     measured_nj INTEGER NOT NULL DEFAULT 0 CHECK (measured_nj >= 0),
+    ratio REAL,
     PRIMARY KEY (account, cause)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS reservation (
@@ -34,7 +37,8 @@ CREATE TABLE IF NOT EXISTS reservation (
     account INTEGER NOT NULL REFERENCES account,
     cause TEXT NOT NULL,
     upper_nj INTEGER NOT NULL CHECK (upper_nj >= 0),
-    pid INTEGER,
+    expected_nj INTEGER,
+    process TEXT,
     opened_at REAL
 ) STRICT;
 """
@@ -94,6 +98,23 @@ def create_tables(cursor: sqlite3.Cursor, name: str, *, alone: bool = True) -> N
         cursor.execute(statement)
 
 
+def check_books(cursor: sqlite3.Cursor, name: str) -> None:
+    """Refuse a file that SQLite or its own sums find damaged.
+
+    Raises:
+        LedgerError: It is.
+    """
+    problems = [str(row[0]) for row in cursor.execute("PRAGMA quick_check(1)") if row[0] != "ok"]
+    unequal = cursor.execute(
+        """SELECT name FROM account WHERE
+        spent_nj <> (SELECT coalesce(sum(spent_nj), 0) FROM spend WHERE account = account.id) OR
+        reserved_nj <> (SELECT coalesce(sum(upper_nj), 0) FROM reservation WHERE account = account.id)"""
+    ).fetchall()
+    problems += [f"the sums of account {row[0]!r} do not agree" for row in unequal]
+    if problems:
+        raise explain(sqlite3.DatabaseError(f"corrupt: {problems[0]}"), name)
+
+
 def explain(error: sqlite3.Error, name: str) -> LedgerError:
     """SQLite's error as one line that names the remedy."""
     text = str(error)
@@ -112,3 +133,31 @@ def explain(error: sqlite3.Error, name: str) -> LedgerError:
     else:
         remedy = "nothing was booked; check the file"
     return LedgerError(f"cannot use the ledger {name}: {text}; {remedy}")
+
+
+class OwnConnection:
+    """One connection a process: SQLite's do not survive a fork, so a child opens its own and leaves the parent's alone."""
+
+    _forked: list[sqlite3.Connection] = []  # noqa: RUF012 - kept from the collector, which would close a parent's connection
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self._pid = os.getpid()
+        self._open: sqlite3.Connection | None = connect(path)
+
+    def __call__(self) -> sqlite3.Connection:
+        if self._pid != os.getpid():
+            if self._open is not None:
+                self._forked.append(self._open)
+            self.lock, self._pid, self._open = threading.RLock(), os.getpid(), connect(self.path)
+        if self._open is None:
+            raise LedgerError(f"{self.path} is closed; open it again")
+        return self._open
+
+    def close(self) -> None:
+        """Close this process's connection; twice does no harm."""
+        if self._open is not None and self._pid == os.getpid():
+            with self.lock:
+                self._open.close()
+        self._open = None

@@ -8,6 +8,7 @@ import csv
 import math
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -147,7 +148,7 @@ def _read_trace(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         raise UsageError(f"cannot read the link trace {path}: {error}; it needs columns time_s and rate_frac") from None
     times_s = tuple(time_s for time_s, _ in rows)
     shares = tuple(share for _, share in rows)
-    ascending = all(a < b for a, b in zip(times_s, times_s[1:], strict=False))
+    ascending = all(a < b for a, b in pairwise(times_s))
     if not rows or times_s[0] != 0 or not ascending or not all(0 < share < math.inf for share in shares):
         raise UsageError(f"the link trace {path} needs times that rise from 0 and shares above 0")
     return times_s, shares

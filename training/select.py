@@ -36,7 +36,8 @@ def largest_indices(values: Vector, kept: int) -> Indices:
     above = size > threshold
     ties = np.flatnonzero(size == threshold)[: kept - int(np.count_nonzero(above))]
     above[ties] = True
-    return candidates[above].astype(np.int64, copy=False)
+    chosen: Indices = candidates[above].astype(np.int64, copy=False)
+    return chosen
 
 
 def hashed_indices(size: int, kept: int, seed: int) -> Indices:

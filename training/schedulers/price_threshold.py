@@ -13,6 +13,8 @@ from budjoule.training.schedulers.offer import Offer, Prices, affordable, best, 
 
 HISTORY = 2048  # offers remembered: more than a day of one-minute slots
 
+_LEAST_J = 1e-12  # a free step is a very good bargain, not a division by zero
+
 
 class PriceThreshold:
     """The re-solved threshold rule, over one level or several.
@@ -119,8 +121,7 @@ def _hull(offer: Offer) -> list[tuple[tuple[float, float], int]]:
 
 
 def _rank(corner: tuple[float, float], energy_j: float, value: float) -> float:
-    extra_j = energy_j - corner[0]
-    return -(value - corner[1]) / extra_j if extra_j > 0 else float("-inf")
+    return -(value - corner[1]) / max(energy_j - corner[0], _LEAST_J)
 
 
 def _cheaper(offer: Offer, index: int, than: int) -> bool:
