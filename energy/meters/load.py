@@ -19,9 +19,9 @@ _SPAN_S = 0.1
 _POLL_S = 1.0
 
 # Typical package power over many machines: full load is 0.5 to 1.2 of the thermal design power, idle 0.05 to 0.3 of it.
-_BUSY_PER_TDP, _IDLE_PER_TDP, _TDP_FACTOR = 0.8, 0.15, 2.5
-# Published thermal design powers are 2 W (boards) to 24 W (overclocked desktops) for each physical core.
-_BUSY_PER_CORE_W, _IDLE_PER_CORE_W, _CORE_FACTOR = 7.0, 1.2, 3.5
+_BUSY_PER_TDP, _IDLE_PER_TDP, _TDP_FACTOR = 0.75, 0.12, 3.0
+# Published thermal design powers are 1.5 W (boards) to 24 W (overclocked desktops) for each physical core.
+_BUSY_PER_CORE_W, _IDLE_PER_CORE_W, _CORE_FACTOR = 6.0, 1.2, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class LoadModel:
 
 
 def model_from_tdp(tdp_w: float) -> LoadModel:
-    """A load model for a processor of which only the thermal design power is known: good within a factor of 2.5."""
+    """A load model for a processor of which only the thermal design power is known: good within a factor of 3."""
     return LoadModel(
         idle_w=_IDLE_PER_TDP * tdp_w,
         busy_w=_BUSY_PER_TDP * tdp_w,
@@ -66,7 +66,7 @@ def model_from_tdp(tdp_w: float) -> LoadModel:
 
 
 def model_from_cores(cores: int) -> LoadModel:
-    """A load model for a processor of which only the number of cores is known: good within a factor of 3.5."""
+    """A load model for a processor of which only the number of cores is known: good within a factor of 5."""
     return LoadModel(
         idle_w=_IDLE_PER_CORE_W * cores,
         busy_w=_BUSY_PER_CORE_W * cores,
