@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from budjoule.energy.errors import BudgetExhausted, LedgerError
 from budjoule.energy.units import show
@@ -34,6 +34,16 @@ UPDATE spend SET spent_nj = spent_nj + ?1, measured_nj = measured_nj + ?1,
     ratio = CASE WHEN ?2 IS NULL THEN ratio WHEN ratio IS NULL OR ?2 >= ratio THEN ?2 ELSE ratio + (?2 - ratio) / 20 END
 WHERE account = ?3 AND cause = ?4
 """
+
+
+class Balance(NamedTuple):
+    """A ledger's sums at one moment: `spent_j + reserved_j + remaining_j - overspent_j == budget_j`. [J]"""
+
+    budget_j: float
+    spent_j: float
+    reserved_j: float
+    remaining_j: float
+    overspent_j: float
 
 
 class Ledger:
@@ -144,32 +154,36 @@ class Ledger:
             raise LedgerError(f"{self._name} has no open reservation {identity}; it was settled before")
         return Reservation(self._settle, identity, rows[0][0] / NANO, rows[0][1])
 
+    def balance(self) -> Balance:
+        """All sums at one moment; single properties read one after the other may have other spends in between."""
+        budget, spent, reserved = self._sums()
+        free = budget - spent - reserved
+        return Balance(budget / NANO, spent / NANO, reserved / NANO, max(free, 0) / NANO, max(-free, 0) / NANO)
+
     @property
     def budget_j(self) -> float:
         """What may be spent in all. [J]"""
-        return self._balance()[0] / NANO
+        return self.balance().budget_j
 
     @property
     def spent_j(self) -> float:
         """What was spent and settled. [J]"""
-        return self._balance()[1] / NANO
+        return self.balance().spent_j
 
     @property
     def reserved_j(self) -> float:
         """What open reservations hold. [J]"""
-        return self._balance()[2] / NANO
+        return self.balance().reserved_j
 
     @property
     def remaining_j(self) -> float:
         """What can still be reserved; 0 when the budget is overspent. [J]"""
-        budget, spent, reserved = self._balance()
-        return max(budget - spent - reserved, 0) / NANO
+        return self.balance().remaining_j
 
     @property
     def overspent_j(self) -> float:
         """By how much spent and reserved joules pass the budget, after a commit above its reservation; else 0. [J]"""
-        budget, spent, reserved = self._balance()
-        return max(spent + reserved - budget, 0) / NANO
+        return self.balance().overspent_j
 
     @property
     def exhausted(self) -> bool:
@@ -211,10 +225,10 @@ class Ledger:
         self.close()
 
     def __repr__(self) -> str:
-        budget, spent, reserved = (show(nano / NANO, "J") for nano in self._balance())
+        budget, spent, reserved = (show(nano / NANO, "J") for nano in self._sums())
         return f"<Ledger {self._name}: {spent} spent and {reserved} reserved of {budget}>"
 
-    def _balance(self) -> tuple[int, int, int]:
+    def _sums(self) -> tuple[int, int, int]:
         budget, spent, reserved = self._read(
             "SELECT budget_nj, spent_nj, reserved_nj FROM account WHERE id = ?", (self._key,)
         )[0]
@@ -295,7 +309,7 @@ class Ledger:
         return (None, None) if self._attached else (process_mark(), time.time())
 
     def _exhausted(self, upper_j: float) -> BudgetExhausted:
-        budget, spent, reserved = self._balance()
+        budget, spent, reserved = self._sums()
         asked, kept = show(upper_j, "J"), show(reserved / NANO, "J")
         if spent + reserved > budget:
             over = show((spent + reserved - budget) / NANO, "J")

@@ -72,7 +72,7 @@ def test_commit_above_the_reservation_is_booked_in_full(ledger):
     assert ledger.remaining_j == 0
     assert ledger.exhausted
     for amount in (0, 1e-9, 1):
-        with pytest.raises(BudgetExhausted, match="overspent by 30.0 J"):
+        with pytest.raises(BudgetExhausted, match=r"overspent by 30\.0 J"):
             ledger.reserve(amount)
     assert_sum(ledger)
 
@@ -302,7 +302,7 @@ def test_an_attached_account_is_the_same_whoever_runs_it_and_when(database):
 def test_attaching_with_another_budget_is_an_error(database):
     database.execute("BEGIN")
     Ledger.attach(database, "client-1", budget_j=10)
-    with pytest.raises(LedgerError, match="budget of 10.0 J, not 11.0 J"):
+    with pytest.raises(LedgerError, match=r"budget of 10\.0 J, not 11\.0 J"):
         Ledger.attach(database, "client-1", budget_j=11)
 
 
