@@ -34,6 +34,11 @@ def to_json(document: Any) -> str:
         ) from None
 
 
+def print_text(text: str) -> None:
+    """Print a finished document on stdout as it is; a character that the terminal lacks becomes `?`."""
+    result_console().file.write(text)
+
+
 def result_console() -> "Console":
     """A console on stdout, for results."""
     return _console(sys.stdout)

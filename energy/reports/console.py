@@ -10,7 +10,7 @@ from rich.text import Text
 
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.reports.tree import Branch, folded, module_tree
-from budjoule.energy.reports.words import clean, interval, percent
+from budjoule.energy.reports.words import clean, interval, percent, unruled_note
 from budjoule.energy.units import show
 
 BAR_CELLS = 12
@@ -143,11 +143,7 @@ def _ops(row: Mapping[str, Any], *, limit: int, console: Console) -> Padding:
 def _print_notes(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     lines: dict[str, list[str]] = {}
     for row in rows:
-        share_frac = row["unruled_energy_frac"]
-        unruled = (
-            [f"{percent(share_frac)} of the energy rests on ops without a rule of their own"] if share_frac else []
-        )
-        for note in (*unruled, *row["notes"]):
+        for note in (*unruled_note(row["unruled_energy_frac"]), *row["notes"]):
             lines.setdefault(note, []).append(row["device"])
     if lines:
         console.print()

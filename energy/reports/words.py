@@ -44,6 +44,11 @@ def interval(row: Mapping[str, Any], quantity: str, unit: str) -> str:
     return f"90 % interval {show(low, unit)} to {show(high, unit)}"
 
 
+def unruled_note(share_frac: float) -> list[str]:
+    """The note that an estimate needs when it rests on ops without a rule, or none."""
+    return [f"{percent(share_frac)} of the energy rests on ops without a rule of their own"] if share_frac else []
+
+
 def tied(text: str) -> str:
     r"""The text with no line break possible between a number and its unit.
 

@@ -1,0 +1,125 @@
+"""The page of run folders: one in full, or several compared."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from budjoule.energy.reports import bars, charts
+from budjoule.energy.reports.facts import config_differences, flat_config, headline, lead, participation, provenance
+from budjoule.energy.reports.page import render
+from budjoule.energy.reports.rows import CAUSES, Client
+from budjoule.energy.reports.run_folder import Run
+from budjoule.energy.reports.words import percent, plural
+from budjoule.energy.units import show
+
+MOST_CLIENT_ROWS = 1000
+CLIENT_COLUMNS = ("client", "spent", "budget", *CAUSES, "up", "down", "sends", "blocks", "examples", "device", "link")
+RESULT_COLUMNS = (
+    "run",
+    "accuracy",
+    "spent",
+    "budget",
+    "time to target",
+    "energy to target",
+    "up",
+    "down",
+    "overspent clients",
+)
+
+
+def run_page(runs: Sequence[Run]) -> str:
+    """One run in full, or several as a comparison, as an HTML document."""
+    if len(runs) == 1:
+        return render("run.html.j2", kind="Run report", title=runs[0].name, **_one(runs[0]))
+    return render("runs.html.j2", kind="Run report", title=f"{len(runs)} runs compared", **_several(runs))
+
+
+def _one(run: Run) -> dict[str, Any]:
+    totals = run.totals
+    whole_j = sum(totals.spent_by_cause_j.values())
+    known = [cause for cause in CAUSES if cause in totals.spent_by_cause_j]
+    known += [cause for cause in totals.spent_by_cause_j if cause not in CAUSES]
+    timeline = charts.timeline(run)
+    ranked = sorted(run.clients, key=lambda row: -row.spent_j)[:MOST_CLIENT_ROWS]
+    return {
+        "run": run,
+        "lead": lead(run),
+        "headline": headline(run),
+        "by_energy": charts.accuracy_by_energy([run]),
+        "by_time": charts.accuracy_by_time([run]),
+        "causes": [_cause(name, totals.spent_by_cause_j[name], whole_j) for name in known],
+        "spending": bars.spending_by_client(run.clients),
+        "bytes": charts.bytes_by_time(run),
+        "sends": bars.sends_by_client(run),
+        "sent": participation(run),
+        "timeline": timeline,
+        "timeline_rows": round(timeline.y.high),
+        "rejects": _rejects(run),
+        "client_columns": CLIENT_COLUMNS,
+        "client_rows": [{"cells": _cells(row), "alarm": row.overspent_j > 0} for row in ranked],
+        "config": _sections(run),
+        "provenance": provenance(run),
+    }
+
+
+def _several(runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "names": [run.name for run in runs],
+        "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
+        "columns": RESULT_COLUMNS,
+        "rows": [_results(run) for run in runs],
+        "by_energy": charts.accuracy_by_energy(runs),
+        "by_time": charts.accuracy_by_time(runs),
+        "spending": bars.spending_by_run(runs),
+        "differences": config_differences(runs),
+        "provenance": [(run.name, provenance(run)) for run in runs],
+    }
+
+
+def _results(run: Run) -> list[str]:
+    totals = run.totals
+    return [
+        run.name,
+        percent(totals.accuracy_frac),
+        show(totals.spent_j, "J"),
+        show(totals.budget_j, "J"),
+        show(totals.time_to_target_s, "s"),
+        show(totals.energy_to_target_j, "J"),
+        show(totals.uplink_bytes, "B"),
+        show(totals.downlink_bytes, "B"),
+        "-" if totals.overspent_clients is None else f"{totals.overspent_clients:,}",
+    ]
+
+
+def _cells(row: Client) -> list[str]:
+    return [
+        f"{row.client}{' (straggler)' if row.straggler else ''}",
+        show(row.spent_j, "J"),
+        show(row.budget_j, "J"),
+        *(show(row.spent_by_cause_j.get(cause), "J") for cause in CAUSES),
+        show(row.uplink_bytes, "B"),
+        show(row.downlink_bytes, "B"),
+        f"{row.sends:,}",
+        "-" if row.blocks is None else f"{row.blocks:,}",
+        "-" if row.examples is None else f"{row.examples:,}",
+        row.device,
+        row.link,
+    ]
+
+
+def _cause(name: str, energy_j: float, whole_j: float) -> tuple[str, str, str]:
+    return name, show(energy_j, "J"), percent(energy_j / whole_j if whole_j else 0.0)
+
+
+def _rejects(run: Run) -> str:
+    if not run.rejects:
+        return ""
+    reasons = dict.fromkeys(event.reason for event in run.rejects)
+    return f"The server refused {plural(len(run.rejects), 'update')}: {'; '.join(list(reasons)[:5])}."
+
+
+def _sections(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for key, value in flat_config(run).items():
+        section, dot, name = key.partition(".")
+        sections.setdefault(section if dot else "run", []).append((name if dot else section, value))
+    return list(sections.items())
