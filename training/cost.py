@@ -1,0 +1,79 @@
+"""What one local block costs on a device, from the estimator: the joules above the idle floor, their upper end, the time."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCost:
+    """An estimate of one local block.
+
+    A budget joule is above the floor that the device draws anyway, so the idle share of the estimate is taken off; what
+    the floor costs while only training keeps the device awake is booked apart, under `idle`.
+
+    Args:
+        energy_j: Expected energy above the idle floor. [J]
+        upper_j: Upper end of the estimate's central 90 % interval, above the expected floor. [J]
+        idle_w: The idle floor. [W]
+        duration_s: Expected time. [s]
+    """
+
+    energy_j: float
+    upper_j: float
+    idle_w: float
+    duration_s: float
+
+
+class BlockCosts:
+    """Costs of a model's local block by batch size and device; each workload is traced once.
+
+    Args:
+        model: What is trained.
+        example: One input and its label, from which batches are shaped. Shapes (1, ...) and (1,).
+        optimizer: Name of the optimizer.
+        local_steps: Steps in a block.
+    """
+
+    def __init__(self, model: "nn.Module", example: "Tensor", *, optimizer: str, local_steps: int) -> None:
+        self._model = model
+        self._example = example
+        self._optimizer = optimizer
+        self._local_steps = local_steps
+        self._workload = lru_cache(maxsize=None)(self._trace)
+        self.cost = lru_cache(maxsize=None)(self._cost)
+
+    def _trace(self, batch_size: int) -> Any:
+        import torch
+
+        from budjoule.energy.trace import trace
+
+        batch = self._example.new_empty((batch_size, *self._example.shape[1:]), device="meta")
+        labels = torch.empty(batch_size, dtype=torch.int64, device="meta")
+        return trace(
+            self._model,
+            batch,
+            mode="training",
+            optimizer=self._optimizer,
+            precision="fp32",
+            loss=lambda scores: torch.nn.functional.cross_entropy(scores, labels),
+        )
+
+    def _cost(self, device: str, batch_size: int) -> BlockCost:
+        """The cost of a block of `batch_size` examples a step on a device profile.
+
+        Raises:
+            UsageError: The device is unknown.
+        """
+        from budjoule.energy.predict import predict
+
+        step = predict(self._workload(batch_size), device=device)
+        return BlockCost(
+            energy_j=max(step.energy_j - step.idle_energy_j, 0.0) * self._local_steps,
+            upper_j=max(step.energy_high_j - step.idle_energy_j, 0.0) * self._local_steps,
+            idle_w=step.idle_energy_j / step.duration_s,
+            duration_s=step.duration_s * self._local_steps,
+        )

@@ -1,0 +1,213 @@
+"""A whole training run: read the configuration, build the fleet, run it, and leave the record in a folder.
+
+`train` is what `budjoule train` does. The folder holds `run.json`, `events.jsonl`, `summary.json`, `ledger.db` and the
+model; a killed run goes on with `resume` and ends in the same bits.
+"""
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from budjoule.energy.errors import RunError
+from budjoule.energy.files import write_atomic
+from budjoule.training.config import Config, load_config
+
+RUN_SCHEMA = "budjoule.run/1"
+SUMMARY_SCHEMA = "budjoule.summary/1"
+_CHECKPOINT_EVENTS = 100
+_OWN_FILES = ("run.json", "events.jsonl", "summary.json", "model.pt", "ledger.db", "ledger.db-wal", "ledger.db-shm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished run.
+
+    Args:
+        folder: Its record.
+        summary: What `summary.json` holds.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run has come.
+
+    Args:
+        done_frac: Share of the simulated time, or of the rounds, whichever is further.
+        time_s: Simulated time. [s]
+        spent_j: What all clients have spent. [J]
+        accuracy_frac: Accuracy at the last evaluation.
+        version: Versions made.
+    """
+
+    done_frac: float
+    time_s: float
+    spent_j: float
+    accuracy_frac: float
+    version: int
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | Config,
+    *,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    overrides: Iterable[str | Mapping[str, Any]] = (),
+    resume: bool = False,
+    force: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train a fleet within its budgets.
+
+    Args:
+        config: A TOML file, or a document of the same shape.
+        seed: Replaces the configuration's seed.
+        output: The run folder; the default is `runs/NAME`, after the file.
+        overrides: `section.key=value` strings, or documents, laid over the configuration.
+        resume: Go on with the run in the folder; of a finished one, only its summary is read.
+        force: Replace the run in the folder.
+        progress: Called every now and then.
+
+    Raises:
+        UsageError: The configuration, the data, the model or a profile cannot be used as given.
+        RunError: The folder is in the way, cannot be written, or holds another run.
+    """
+    started = time.monotonic()
+    config = load_config(config, overrides=overrides, seed=seed)
+    folder = Path(output) if output is not None else Path("runs") / config.name
+    _look(folder, resume=resume, force=force)
+    if resume:
+        _same_run(folder, config)
+        if (folder / "summary.json").is_file():
+            return Run(folder=folder, summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+    from budjoule.training.build import Parts
+    from budjoule.training.local import one_thread
+
+    with one_thread():
+        parts = Parts.of(config)
+        if not resume:
+            for name in _OWN_FILES:
+                (folder / name).unlink(missing_ok=True)
+            write_atomic(folder / "run.json", _header(config))
+        return _run(config, parts, folder, started, progress)
+
+
+def _run(
+    config: Config, parts: "Any", folder: Path, started: float, progress: Callable[[Progress], None] | None
+) -> Run:
+    from budjoule.training.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(folder / "ledger.db")
+    try:
+        simulator = parts.simulator(checkpoint, folder / "events.jsonl")
+        if not checkpoint.load(simulator):
+            simulator.record.restart()
+            simulator.begin()
+            checkpoint.save(simulator)
+        before_s = simulator.record.totals.wall_duration_s
+        while simulator.step():
+            if simulator.events % _CHECKPOINT_EVENTS == 0:
+                simulator.record.totals.wall_duration_s = before_s + time.monotonic() - started
+                checkpoint.save(simulator)
+                if progress is not None:
+                    progress(_progress(config, simulator, checkpoint.spent_j()))
+        simulator.end()
+        simulator.record.totals.wall_duration_s = before_s + time.monotonic() - started
+        checkpoint.save(simulator)
+        simulator.record.close()
+        summary = {"schema": SUMMARY_SCHEMA, **parts.summary(simulator)}
+        parts.save_model(simulator, folder / "model.pt")
+    except KeyboardInterrupt:
+        raise RunError(f"stopped by hand; go on with --resume and the same -o {folder}") from None
+    finally:
+        checkpoint.close()
+    write_atomic(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    return Run(folder=folder, summary=summary)
+
+
+def _progress(config: Config, simulator: "Any", spent_j: float) -> Progress:
+    version = simulator.server.state.version
+    limit_s = min(config.stop.duration_s, config.budget.horizon_s)
+    return Progress(
+        done_frac=min(1.0, max(simulator.now_s / limit_s, version / config.stop.rounds)),
+        time_s=simulator.now_s,
+        spent_j=spent_j,
+        accuracy_frac=simulator.record.totals.accuracy_frac,
+        version=version,
+    )
+
+
+def _look(folder: Path, *, resume: bool, force: bool) -> None:
+    """See that the folder may be used as asked for, before anything costly: make it, and prove that it can be written."""
+    is_run = (folder / "run.json").is_file()
+    if resume and not is_run:
+        raise RunError(f"nothing to resume: {folder} has no run.json; leave --resume out, or give the -o of that run")
+    try:
+        held = folder.is_dir() and any(folder.iterdir())
+        if held and not is_run and not resume:
+            raise RunError(f"{folder} is not empty and holds no run; give another -o")
+        if held and not resume and not force:
+            raise RunError(f"{folder} holds a run; go on with --resume, replace it with --force, or give another -o")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error.strerror}; give another -o, or check its permissions") from None
+
+
+def _same_run(folder: Path, config: Config) -> None:
+    """Refuse to go on with another configuration than the run began with.
+
+    Raises:
+        RunError: It differs, or `run.json` cannot be read.
+    """
+    try:
+        begun = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
+        known = dict(_flat(begun))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"cannot read {folder / 'run.json'}: {error}; train again into a new folder") from None
+    for key, value in _flat(config.document):
+        if known.get(key) != value:
+            raise RunError(
+                f"{folder} was begun with {key} = {known.get(key)!r}, not {value!r}; resume with the same configuration"
+            )
+
+
+def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for section, value in document.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{section}.{key}", item) for key, item in value.items())
+        elif section != "preset":  # its keys are merged already
+            yield section, value
+
+
+def _header(config: Config) -> str:
+    import torch
+
+    from budjoule import __version__
+
+    header = {
+        "schema": RUN_SCHEMA,
+        "budjoule_version": __version__,
+        "config": config.document,
+        "seed": config.seed,
+        "machine": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cpu_count": os.cpu_count(),
+        },
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return json.dumps(header, indent=2, allow_nan=False) + "\n"
