@@ -41,7 +41,10 @@ def spending_by_client(clients: Sequence[Client], *, noun: str = "client") -> Ba
         clients: Who spent what.
         noun: What the rows are called: a ledger has accounts.
     """
-    scale = axis("energy", [max(row.spent_j, row.budget_j or 0.0) for row in clients], "J")
+    most_j = max((row.spent_j for row in clients), default=0.0)
+    # A budget far beyond what was spent would squeeze every bar into a sliver: then the note alone names it.
+    shown = [row.budget_j for row in clients if row.budget_j is not None and (row.budget_j <= 4 * most_j or not most_j)]
+    scale = axis(f"energy of each {noun}", [most_j, *shown], "J")
     groups = _grouped(sorted(clients, key=lambda row: -row.spent_j))
     over = sum(row.overspent_j > 0 for row in clients)
     spent = show(sum(row.spent_j for row in clients), "J")
@@ -51,7 +54,7 @@ def spending_by_client(clients: Sequence[Client], *, noun: str = "client") -> Ba
         axis=scale,
         bars=tuple(_spending(group, noun, scale.high) for group in groups),
         legend=tuple((cause, cause) for cause in CAUSES),
-        note=" ".join(filter(None, (_budget_note(clients, noun), _grouping(groups, noun)))),
+        note=" ".join(filter(None, (_budget_note(clients, noun, scale.high), _grouping(groups, noun)))),
     )
 
 
@@ -88,7 +91,7 @@ def _spending(group: Sequence[Client], noun: str, whole_j: float) -> Bar:
         name=name,
         total=show(spent_j, "J"),
         segments=_stacked(by_cause, whole_j, f"{name}{_slow(group)}"),
-        limit_percent=100 * _mean(budgets) / whole_j if budgets else None,
+        limit_percent=100 * _mean(budgets) / whole_j if budgets and _mean(budgets) <= whole_j else None,
         alarm=overspent_j > 0,
         detail=f"{name}: {show(spent_j, 'J')}{budget}{alarm}",
     )
@@ -111,11 +114,13 @@ def _grouped(rows: Sequence[Client]) -> list[Sequence[Client]]:
     return [rows[start : start + each] for start in range(0, len(rows), each)]
 
 
-def _budget_note(clients: Sequence[Client], noun: str) -> str:
-    budgets = {row.budget_j for row in clients} - {None}
+def _budget_note(clients: Sequence[Client], noun: str, scale_j: float) -> str:
+    budgets = sorted({row.budget_j for row in clients if row.budget_j is not None})
     if not budgets:
         return ""
-    amount = f", {show(budgets.pop(), 'J')}" if len(budgets) == 1 else ""
+    amount = f", {show(budgets[0], 'J')}" if len(budgets) == 1 else ""
+    if budgets[0] > scale_j:
+        return f"Each {noun}'s budget{amount} lies far beyond this scale."
     return f"The thin mark is each {noun}'s budget{amount}."
 
 

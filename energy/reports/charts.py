@@ -62,7 +62,10 @@ def timeline(run: Run) -> Chart:
     last_s = max([send.time_s for send in run.sends], default=0.0)
     x = axis("simulated time", [max(last_s, run.totals.simulated_duration_s or 0.0)], "s")
     dots, left_out = _send_dots(run.sends, row_of, x)
-    note = f"Of {len(run.sends):,} sends, {left_out:,} that would cover another dot are left out." if left_out else ""
+    lost = sum(send.lost for send in run.sends)
+    notes = [f"{plural(lost, 'send')} lost on the way: hollow dots."] if lost else []
+    if left_out:
+        notes.append(f"Of {len(run.sends):,} sends, {left_out:,} that would cover another dot are left out.")
     return Chart(
         title="Sends over time",
         description=f"{plural(len(run.sends), 'send')} by {plural(len({s.client for s in run.sends}), 'client')}, coloured by staleness.",
@@ -70,7 +73,7 @@ def timeline(run: Run) -> Chart:
         y=_row_axis(list(row_of)),
         dots=dots,
         legend=tuple((name, index) for index, (_, name) in enumerate(STALENESS)),
-        note=note,
+        note=" ".join(notes),
     )
 
 
@@ -132,12 +135,15 @@ def _send_dots(sends: Sequence[Send], row_of: dict[int | str, int], x: Axis) -> 
         title = f"client {send.client} at {show(send.time_s, 's')}: {show(send.size_bytes, 'B')}, {show(send.energy_j, 'J')}"
         if send.staleness is not None:
             title += f", staleness {send.staleness:g}"
+        if send.lost:
+            title += ", lost on the way"
         dots.append(
             Dot(
                 x_percent=100 * x.share(send.time_s),
                 y_percent=100 * (row_of[send.client] + 0.5) / len(row_of),
                 title=title,
                 colour=next(index for index, (most, _) in enumerate(STALENESS) if stale <= most),
+                hollow=send.lost,
             )
         )
     return tuple(dots), len(sends) - len(dots)

@@ -121,7 +121,10 @@ def _flattened(prefix: str, value: object) -> Iterator[tuple[str, str]]:
     elif isinstance(value, (list, tuple)):
         yield prefix, ", ".join(str(item) for item in value) or "none"
     else:
-        yield prefix, str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
+        yield (
+            prefix,
+            str(value).lower() if isinstance(value, bool) else str(value) if value not in (None, "") else "none",
+        )
 
 
 def _target(run: Run) -> str:

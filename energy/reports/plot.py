@@ -40,12 +40,13 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """A point with its tooltip and the number of its colour."""
+    """A point with its tooltip and the number of its colour; hollow for what did not arrive."""
 
     x_percent: float
     y_percent: float
     title: str
     colour: int = 0
+    hollow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ class Send:
     base_version: int | None = None
     staleness: Number | None = None
     level: int | str | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from budjoule.energy.errors import RunError
+from budjoule.energy.errors import LedgerError, RunError
+from budjoule.energy.reports.ledger_rows import load_ledger
 from budjoule.energy.reports.rows import Aggregate, Client, Evaluate, Reject, Send, Totals
 
 RUN_SCHEMA = "budjoule.run/1"
@@ -96,7 +97,8 @@ def load_run(folder: str | Path) -> Run:
     for name, event in _events(folder / "events.jsonl", notes):
         found[name].append(event)
     if summary is None:
-        totals = _so_far(header, found["evaluate"], found["send"])
+        clients = _clients_so_far(folder / "ledger.db", found["send"], notes)
+        totals = _so_far(header, found["evaluate"], found["send"], clients)
     return Run(
         path=folder,
         header=header,
@@ -164,18 +166,51 @@ def _events(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
             yield kind, checked(_EVENTS[kind], event, where)
 
 
-def _so_far(header: dict[str, Any], evaluations: list[Evaluate], sends: list[Send]) -> Totals:
+def _clients_so_far(path: Path, sends: list[Send], notes: list[str]) -> tuple[Client, ...]:
+    """What each client of an unfinished run has spent, by the run's ledger, as of its last checkpoint."""
+    if not path.is_file():
+        return ()
+    try:
+        ledger = load_ledger(path)
+    except LedgerError as error:
+        notes.append(str(error))
+        return ()
+    rows = []
+    for account in ledger.accounts:
+        own = [send for send in sends if f"client-{send.client}" == account.name]
+        name = own[0].client if own else account.name.removeprefix("client-")
+        row = replace(
+            account.as_client(), client=name, sends=len(own), uplink_bytes=sum(send.size_bytes for send in own)
+        )
+        rows.append(row)
+    return tuple(rows)
+
+
+def _so_far(
+    header: dict[str, Any], evaluations: list[Evaluate], sends: list[Send], clients: tuple[Client, ...]
+) -> Totals:
     seed = header.get("seed")
+    causes = dict.fromkeys(cause for row in clients for cause in row.spent_by_cause_j)
     known = Totals(
-        participating_clients=len({send.client for send in sends}), seed=seed if isinstance(seed, int) else None
+        participating_clients=len({send.client for send in sends}),
+        seed=seed if isinstance(seed, int) else None,
+        spent_by_cause_j={cause: sum(row.spent_by_cause_j.get(cause, 0.0) for row in clients) for cause in causes},
     )
+    if clients:
+        known = replace(
+            known,
+            clients=len(clients),
+            spent_j=sum(row.spent_j for row in clients),
+            budget_j=sum(row.budget_j or 0.0 for row in clients),
+            overspent_clients=sum(row.overspent_j > 0 for row in clients),
+        )
     if not evaluations:
         return known
     last = evaluations[-1]
     return replace(
         known,
         accuracy_frac=last.accuracy_frac,
-        spent_j=last.spent_j,
+        spent_j=known.spent_j if clients else last.spent_j,
         uplink_bytes=last.uplink_bytes,
         downlink_bytes=last.downlink_bytes,
         simulated_duration_s=last.time_s,

@@ -13,14 +13,16 @@ _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|min|h|[TGMkmµnpf]?(?:J|B|s|W|Hz|FLO
 def percent(share_frac: float | None) -> str:
     """A share as a percentage of about three digits.
 
-    >>> percent(0.123), percent(0.0004), percent(1.0), percent(None)
-    ('12.3 %', '<0.1 %', '100 %', '-')
+    >>> percent(0.123), percent(0.0004), percent(1.0), percent(0), percent(None)
+    ('12.3 %', '<0.1 %', '100 %', '0 %', '-')
     """
     if share_frac is None:
         return "-"
     if 0 < share_frac < 0.001:
         return "<0.1 %"
-    return f"{100 * share_frac:.0f} %" if 0.9995 <= share_frac < 1.0005 else f"{100 * share_frac:.1f} %"
+    return (
+        f"{100 * share_frac:.0f} %" if share_frac == 0 or 0.9995 <= share_frac < 1.0005 else f"{100 * share_frac:.1f} %"
+    )
 
 
 def plural(count: int, noun: str) -> str:

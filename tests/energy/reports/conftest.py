@@ -1,4 +1,4 @@
-"""A synthetic run folder, in the shape that training writes."""
+"""A synthetic run folder, in the shape that training writes, and a synthetic estimate."""
 
 import json
 import math
@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from budjoule.energy.estimate import Estimate
+from budjoule.energy.workload import OpCost, Workload
 
 CAUSES = ("compute", "uplink", "downlink", "idle")
 
@@ -156,3 +160,55 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return write_run(tmp_path / name, **options)
 
     return make
+
+
+def estimate_of(
+    blocks: int = 3, device: str = "a-device", scale: float = 1.0, model: str = "Net", hostile: str = ""
+) -> Estimate:
+    """An estimate of a small stack of blocks, whose rows add up to its total."""
+    ops = [OpCost(name="aten.embedding", module="embed", kind="gather", precision="fp32", activation_bytes=1000)]
+    for phase in ("forward", "backward"):
+        for i in range(blocks):
+            lead = f"layers.{i}"
+            ops += [
+                OpCost(
+                    name="aten.addmm",
+                    module=f"{lead}.dense{hostile}",
+                    phase=phase,
+                    kind="matmul",
+                    precision="fp32",
+                    flop=10**9,
+                ),
+                OpCost(
+                    name="aten.relu", module=lead, phase=phase, kind="elementwise", precision="fp32", elements=10**6
+                ),
+            ]
+    ops.append(OpCost(name="aten.strange", kind="elementwise", precision="fp32", elements=10, ruled=False))
+    work = Workload(model=model, mode="training", precision="fp32", optimizer="sgd", ops=tuple(ops))
+    energy_j = np.array([scale * (0.5 + op.flop * 1e-9 + op.elements * 1e-7) for op in ops])
+    duration_s = energy_j / 50
+    whole_j, whole_s = float(energy_j.sum()), float(duration_s.sum())
+    return Estimate(
+        work=work,
+        device=device,
+        status="fitted",
+        energy_j=whole_j,
+        energy_low_j=0.9 * whole_j,
+        energy_high_j=1.2 * whole_j,
+        idle_energy_j=0.2 * whole_j,
+        duration_s=whole_s,
+        duration_low_s=0.9 * whole_s,
+        duration_high_s=1.1 * whole_s,
+        clock_hz=1.41e9,
+        power_limited=False,
+        unruled_energy_frac=0.05,
+        notes=("loss is the mean of the output",),
+        row_energy_j=energy_j,
+        row_duration_s=duration_s,
+    )
+
+
+@pytest.fixture
+def make_estimate() -> Callable[..., Estimate]:
+    """Makes an estimate of a small stack of blocks."""
+    return estimate_of
