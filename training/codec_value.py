@@ -1,6 +1,7 @@
 """Stores values in fewer bits: block scales, stochastic rounding to a few levels, then zstd where it makes them smaller.
 
-Rounding is stochastic and nothing is clipped, so the integer codecs are unbiased: the mean of decode(encode(x)) is x.
+Stochastic rounding clips nothing, so the integer codecs are unbiased: the mean of decode(encode(x)) is x. Where the
+caller keeps the residual, rounding to the nearest level is better, and shrinks what is left.
 
 Source: Alistarh et al., QSGD, NeurIPS 2017, arXiv 1610.02132; Wen et al., TernGrad, NeurIPS 2017, arXiv 1705.07878.
 """
@@ -28,6 +29,8 @@ class ValueCodec:
         code: Its number in a body.
         levels: Levels from -1 to 1 times the block's scale; 0 for floating point.
         per_byte: Values packed into a byte.
+        narrow_by: The scale as a multiple of the block's mean magnitude where values are rounded to the nearest of few
+            levels; None keeps the largest magnitude.
         float_bytes: Size of a floating-point value. [B]
         zstd: Compress floating-point values by byte planes.
     """
@@ -35,6 +38,7 @@ class ValueCodec:
     code: int
     levels: int = 0
     per_byte: int = 1
+    narrow_by: float | None = None
     float_bytes: int = 0
     zstd: bool = False
 
@@ -44,24 +48,30 @@ VALUE_CODECS = {
     "fp16": ValueCodec(code=1, float_bytes=2),
     "int8": ValueCodec(code=2, levels=255),
     "int4": ValueCodec(code=3, levels=15, per_byte=2),
-    "int2": ValueCodec(code=4, levels=4, per_byte=4),
-    "ternary": ValueCodec(code=5, levels=3, per_byte=5),
+    "int2": ValueCodec(code=4, levels=4, per_byte=4, narrow_by=1.5),
+    "ternary": ValueCodec(code=5, levels=3, per_byte=5, narrow_by=1.0),
     "fp32z": ValueCodec(code=6, float_bytes=4, zstd=True),
     "fp16z": ValueCodec(code=7, float_bytes=2, zstd=True),
 }
 
 
-def encode_values(values: Vector, codec: ValueCodec, rng: np.random.Generator) -> bytes:
-    """Finite values as bytes. Shape (k,)."""
+def encode_values(values: Vector, codec: ValueCodec, rng: np.random.Generator | None) -> bytes:
+    """Finite values as bytes. Shape (k,).
+
+    Args:
+        values: What to store.
+        codec: How.
+        rng: Rounds up or down at random, so that the mean is right. None rounds to the nearest level, for callers who
+            keep the residual: that error is smaller, and never larger than the values, or residuals would grow.
+    """
     if codec.float_bytes:
         return _encode_float(values, codec)
-    scales, spread = _scales_up(values)
+    scales, spread = _scales_up(values, codec.narrow_by if rng is None else None)
+    half = np.float32((codec.levels - 1) / 2)
     # Computed as a share of the scale first: dividing the level count by a tiny scale would overflow.
-    place = (np.divide(values, spread, where=spread > 0, out=np.zeros_like(values)) + 1) * np.float32(
-        (codec.levels - 1) / 2
-    )
-    symbols = np.floor(place + rng.random(values.size, np.float32))
-    symbols = np.clip(symbols, 0, codec.levels - 1).astype(np.uint8)
+    share = np.divide(values, spread, where=spread > 0, out=np.zeros_like(values))
+    shift = np.float32(0.5) if rng is None else rng.random(values.size, np.float32)
+    symbols = np.clip(np.floor((np.clip(share, -1, 1) + 1) * half + shift), 0, codec.levels - 1).astype(np.uint8)
     return scales.tobytes() + _encode_symbols(symbols, codec)
 
 
@@ -92,11 +102,21 @@ def value_upper_bytes(count: int, codec: ValueCodec) -> int:
     return _SCALE_BYTES * ((count + BLOCK - 1) // BLOCK) + 1 + (count + codec.per_byte - 1) // codec.per_byte
 
 
-def _scales_up(values: Vector) -> tuple[NDArray[np.uint16], Vector]:
-    """Each block's largest magnitude, rounded up to the upper half of a float32; and spread to every value."""
+def _scales_up(values: Vector, narrow_by: float | None) -> tuple[NDArray[np.uint16], Vector]:
+    """Each block's scale, rounded up to the upper half of a float32; and spread to every value.
+
+    It is the block's largest magnitude; or, with few levels and a residual kept, so many times its mean magnitude m.
+    With an inner level c at half of m or at m itself, ``sum (x - c)^2 = sum x^2 - n c (2 m - c) < sum x^2``: it shrinks.
+    """
     if not values.size:
         return np.zeros(0, "<u2"), values
-    peaks = np.maximum.reduceat(np.abs(values), np.arange(0, values.size, BLOCK))
+    starts, size = np.arange(0, values.size, BLOCK), np.abs(values)
+    peaks = np.maximum.reduceat(size, starts)
+    if narrow_by is not None:
+        means = np.add.reduceat(size, starts, dtype=np.float64) / np.diff(starts, append=values.size)
+        peaks = np.minimum(peaks, narrow_by * means).astype(np.float32)
+    # Below the smallest normal number a scale could not be rounded up by a little: such blocks are sent as zeros.
+    peaks = np.where(peaks < np.finfo(np.float32).tiny, np.float32(0), peaks)
     halves = (peaks.view(np.uint32).astype(np.uint64) + 0xFFFF) >> np.uint64(16)
     if (halves >= 0x7F80).any():
         raise PayloadError(f"a value of {peaks.max():g} is too large to quantize; lower the learning rate")

@@ -31,8 +31,8 @@ class Compressor:
         selection: `all`, `topk` or `randomk`.
         kept_frac: The share of entries that a selection keeps.
         values: How the kept values are stored; a row of `VALUE_CODECS`.
-        unbiased: Scale a random selection by n/k so that its mean is the update. Off under error feedback, which
-            needs a selection that shrinks.
+        unbiased: Round at random and scale a random selection by n/k, so that the mean is the update. Off under error
+            feedback, which needs the error to be smaller than the update, or residuals would grow without end.
     """
 
     selection: str = "all"
@@ -46,7 +46,7 @@ class Compressor:
 
         Args:
             steps: `topk:SHARE` or `randomk:SHARE`; `quantize:8|4|2|1.6`, `ternary`, `fp16` or `fp16z`, `fp32z` (with zstd).
-            error_feedback: The residual is kept, so a random selection is not scaled up.
+            error_feedback: The residual is kept, so the error may have a mean but must shrink.
 
         Raises:
             UsageError: A step is unknown, out of range or given twice.
@@ -93,18 +93,19 @@ class Compressor:
         if not np.isfinite(values).all():
             raise PayloadError("the update holds NaN or infinite values; lower the learning rate")
         codec = VALUE_CODECS[self.values]
+        rounding = rng if self.unbiased else None
         if self.selection == "all" or self.kept(values.size) == values.size:
-            return _HEAD.pack(_ALL, codec.code, values.size) + encode_values(values, codec, rng)
+            return _HEAD.pack(_ALL, codec.code, values.size) + encode_values(values, codec, rounding)
         kept = self.kept(values.size)
         if self.selection == "randomk":
             seed = int(rng.integers(2**63))
             chosen = values[hashed_indices(values.size, kept, seed)]
             if self.unbiased:
                 chosen = chosen * np.float32(values.size / max(kept, 1))
-            return _HEAD.pack(_SEEDED, codec.code, kept) + _SEED.pack(seed) + encode_values(chosen, codec, rng)
+            return _HEAD.pack(_SEEDED, codec.code, kept) + _SEED.pack(seed) + encode_values(chosen, codec, rounding)
         indices = largest_indices(values, kept)
         head = _HEAD.pack(_LISTED, codec.code, indices.size)
-        return head + encode_indices(indices, layout.bounds) + encode_values(values[indices], codec, rng)
+        return head + encode_indices(indices, layout.bounds) + encode_values(values[indices], codec, rounding)
 
     def size_upper_bytes(self, layout: Layout) -> int:
         """The largest body this compressor can make: what a reservation for sending is based on. [B]"""
