@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 from budjoule.energy.meters.load import open_load
 from budjoule.energy.meters.meter import Domain, Meter
+from budjoule.energy.meters.nvml import open_nvml
 from budjoule.energy.meters.rapl import open_rapl
 
 METERS: dict[str, Callable[[], Meter]] = {
     "rapl": open_rapl,
+    "nvml": open_nvml,
     "load": open_load,
 }
 

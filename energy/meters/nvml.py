@@ -1,0 +1,159 @@
+"""NVML: the energy counters of NVIDIA's GPUs, or their power integrated where a GPU has no counter.
+
+Needs the package nvidia-ml-py (module `pynvml`), which is imported when the meter is opened.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from budjoule.energy.errors import MeterError
+from budjoule.energy.meters.meter import Domain
+
+_LIMIT_W = 2000.0
+# The sensor is updated every 20 to 100 ms and is within 5 % on steady loads; on A100 and H100 it looks at only a quarter of
+# the time, so that short or periodic loads can be further off: Yang, Adamek, Armour, Part-time power measurements,
+# SC 2024, arXiv:2312.02741.
+_UPDATE_S = 0.1
+_ERROR_FRAC = 0.05
+_PART_TIME = ("A100", "H100", "H200", "GH200", "A800", "H800")
+_POLL_S = 0.05
+_UNIT_J = 0.001
+
+
+class _Gpu(NamedTuple):
+    domain: Domain
+    number: int
+    read: Callable[[Any], float]
+
+
+class NvmlMeter:
+    """Reads every GPU that answers. Open it with `open_nvml`."""
+
+    name = "nvml"
+    source = "measured"
+
+    def __init__(self, nvml: Any, gpus: Sequence[_Gpu], notes: Sequence[str]) -> None:
+        self.domains = tuple(gpu.domain for gpu in gpus)
+        self.notes = tuple(notes)
+        counted = all(gpu.domain.kind == "energy" for gpu in gpus)
+        how = "NVML energy counters" if counted else "NVML, power integrated where a GPU has no energy counter"
+        self.method = f"{how}, whole boards, all processes of the machine's NVIDIA GPUs"
+        self._nvml = nvml
+        self._gpus = tuple(gpus)
+        self._connect()
+
+    def read(self) -> list[float | None]:
+        """Raw joules since the driver was loaded, or watts, of each GPU."""
+        if os.getpid() != self._pid:  # the driver's session does not survive a fork
+            self._nvml.nvmlInit()
+            self._connect()
+        return [self._read(gpu, handle) for gpu, handle in zip(self._gpus, self._handles, strict=True)]
+
+    def close(self) -> None:
+        """End the session with the driver."""
+        self._nvml.nvmlShutdown()
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
+        self._handles = [self._nvml.nvmlDeviceGetHandleByIndex(gpu.number) for gpu in self._gpus]
+
+    def _read(self, gpu: _Gpu, handle: Any) -> float | None:
+        try:
+            return gpu.read(handle)
+        except self._nvml.NVMLError:
+            return None
+
+
+def open_nvml(nvml: Any = None) -> NvmlMeter:
+    """Open the GPUs' counters.
+
+    Args:
+        nvml: The module to read through; default `pynvml`.
+
+    Raises:
+        MeterError: The package or the driver is missing, or no GPU tells its energy or power.
+    """
+    if nvml is None:
+        try:
+            import pynvml as nvml  # type: ignore[import-untyped, no-redef, unused-ignore]
+        except ImportError:
+            raise MeterError(
+                "the package nvidia-ml-py is not installed; 'pip install nvidia-ml-py' if there is an NVIDIA GPU"
+            ) from None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        raise MeterError(
+            f"NVML does not start ({error}); see whether 'nvidia-smi' works, and install the driver if not"
+        ) from None
+    try:
+        gpus, notes = _find(nvml)
+    except nvml.NVMLError as error:
+        nvml.nvmlShutdown()
+        raise MeterError(f"NVML cannot list the GPUs ({error}); see whether 'nvidia-smi' works") from None
+    if not gpus:
+        nvml.nvmlShutdown()
+        raise MeterError("; ".join(notes) or "NVML finds no GPU; see whether 'nvidia-smi' lists one")
+    return NvmlMeter(nvml, gpus, notes)
+
+
+def _find(nvml: Any) -> tuple[list[_Gpu], list[str]]:
+    gpus: list[_Gpu] = []
+    notes: list[str] = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = _text(_ask(nvml, "nvmlDeviceGetName", handle) or "GPU")
+        kind = _kind(nvml, handle)
+        if kind is None:
+            virtual = _ask(nvml, "nvmlDeviceGetVirtualizationMode", handle)
+            vgpu = virtual is not None and virtual == getattr(nvml, "NVML_GPU_VIRTUALIZATION_MODE_VGPU", 2)
+            why = "a virtual GPU, whose energy only the host can read" if vgpu else "it tells neither energy nor power"
+            notes.append(f"gpu-{index} ({name}) left out: {why}")
+            continue
+        mig = _ask(nvml, "nvmlDeviceGetMigMode", handle)
+        if mig is not None and mig[0]:
+            notes.append(f"gpu-{index} ({name}) is split (MIG): its number covers the board, all instances together")
+        if any(part in name for part in _PART_TIME):
+            notes.append(
+                f"the sensor of gpu-{index} ({name}) looks at a part of the time only: repeat short or periodic work"
+            )
+        gpus.append(_Gpu(_domain(index, kind), index, _reader(nvml, kind)))
+    return gpus, notes
+
+
+def _kind(nvml: Any, handle: Any) -> str | None:
+    if _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) is not None:
+        return "energy"
+    return "power" if _ask(nvml, "nvmlDeviceGetPowerUsage", handle) is not None else None
+
+
+def _reader(nvml: Any, kind: str) -> Callable[[Any], float]:
+    if kind == "energy":
+        return lambda handle: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * 1e-3  # mJ
+    return lambda handle: float(nvml.nvmlDeviceGetPowerUsage(handle)) * 1e-3  # mW
+
+
+def _domain(index: int, kind: str) -> Domain:
+    return Domain(
+        name=f"gpu-{index}",
+        kind="energy" if kind == "energy" else "power",
+        limit_w=_LIMIT_W,
+        unit_j=_UNIT_J,
+        update_s=_UPDATE_S,
+        poll_s=None if kind == "energy" else _POLL_S,
+        error_low_frac=_ERROR_FRAC,
+        error_high_frac=_ERROR_FRAC,
+    )
+
+
+def _ask(nvml: Any, function: str, handle: Any) -> Any:
+    """What NVML answers, None where this GPU or this driver does not know the question."""
+    try:
+        return getattr(nvml, function)(handle)
+    except (nvml.NVMLError, AttributeError):
+        return None
+
+
+def _text(name: Any) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
