@@ -34,7 +34,7 @@ def read_number(path: Path) -> float | None:
 
 
 class Attribute:
-    """One file that holds one integer, opened once and read in place, so that a window neither opens nor leaks anything.
+    """One file that holds one integer or word, opened once and read in place, so that a window neither opens nor leaks anything.
 
     Args:
         path: The file.
@@ -52,6 +52,18 @@ class Attribute:
 
     def read(self) -> float | None:
         """The number now, in SI units; None if the file is gone or holds none."""
+        text = self._read()
+        try:
+            return int(text) * self._scale if text else None
+        except ValueError:
+            return None
+
+    def read_text(self) -> str | None:
+        """The text now, without blanks at its ends; None if the file is gone."""
+        text = self._read()
+        return text.decode(errors="replace").strip() if text else None
+
+    def _read(self) -> bytes | None:
         for tries in range(_TRIES):
             try:
                 if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:  # removed, or replaced by a rename
@@ -61,13 +73,10 @@ class Attribute:
             except OSError:
                 return None
             if text:
-                break
+                return text
             if tries:  # empty: a writer is between truncating and writing
                 time.sleep(_RETRY_S)
-        try:
-            return int(text) * self._scale
-        except ValueError:
-            return None
+        return None
 
     def close(self) -> None:
         """Give the descriptor back; a later read opens the file anew."""

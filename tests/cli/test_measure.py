@@ -26,8 +26,16 @@ KEYS = {
 }
 
 
+def bare(root: Path) -> dict[str, str]:
+    """An environment whose only counters are those of a tree: no GPU answers, whatever this machine has."""
+    (root / "path").mkdir(exist_ok=True)
+    (root / "path" / "pynvml.py").write_text("raise ImportError\n")
+    path = os.pathsep.join([str(root / "path"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"BUDJOULE_SYSFS_ROOT": str(root), "PYTHONPATH": path}
+
+
 def budjoule(*args: str, root: Path) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"BUDJOULE_SYSFS_ROOT": str(root)}
+    environment = bare(root)
     command = [sys.executable, "-m", "budjoule", *args]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
@@ -107,7 +115,7 @@ def test_measure_passes_signals_on_and_still_reports(tmp_path: Path, number: sig
         "print('ready', flush=True); signal.pause()"
     )
     command = [sys.executable, "-m", "budjoule", "measure", "--json", "--", sys.executable, "-c", code]
-    environment = os.environ | {"BUDJOULE_SYSFS_ROOT": str(tmp_path)}
+    environment = bare(tmp_path)
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

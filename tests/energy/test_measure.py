@@ -118,6 +118,7 @@ def test_measure_refuses_an_estimate_where_a_counter_is_required(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(MeterError, match="no counter measures energy here"), bj.measure(require_measured=True):
         raise AssertionError("the body must not run")
     with pytest.raises(MeterError, match="estimate"):
@@ -132,6 +133,7 @@ def test_measure_names_the_meters_there_are() -> None:
 def test_measure_sees_a_tree_that_appears_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("budjoule.energy.meters.choose._FALLBACK_AGE_S", 0.0)
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     with bj.measure() as before:
         pass
     folder = tmp_path / "class" / "powercap" / "intel-rapl:0"
@@ -148,6 +150,7 @@ def test_measure_opens_the_tree_anew_after_its_counters_went_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     folder = tmp_path / "class" / "powercap" / "intel-rapl:0"
     folder.mkdir(parents=True)
     for name, text in (("name", "package-0"), ("energy_uj", "1000000"), ("max_energy_range_uj", "9000000")):

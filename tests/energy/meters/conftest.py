@@ -1,5 +1,6 @@
 """A powercap tree of files, a clock that a test moves, and meters whose readings a test writes."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class HandMeter:
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # no GPU answers, whatever this machine has
     return Tree(tmp_path)
 
 
