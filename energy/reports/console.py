@@ -59,7 +59,8 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def _title(row: Mapping[str, Any]) -> Text:
     kind = row["mode"] if not row.get("optimizer") else f"{row['mode']} with {row['optimizer']}"
-    return Text.assemble((clean(row["model"]), "bold"), f"  {clean(kind)}, {clean(row['precision'])}, one step")
+    name = f"{row['model']} on {row['device']}"
+    return Text.assemble((clean(name), "bold"), f"  {clean(kind)}, {clean(row['precision'])}, one step")
 
 
 def _headline(row: Mapping[str, Any]) -> Padding:

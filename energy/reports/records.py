@@ -129,6 +129,8 @@ def _load_json(path: Path) -> Sequence[Record]:
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is no record that a report can show: no valid JSON ({error})") from None
     documents = document if isinstance(document, list) else [document]
+    if not documents:
+        raise RunError(f"{path} is an empty list: it holds no record to show")
     return [
         _from_json(entry, f"{path}, entry {index}" if len(documents) > 1 else str(path))
         for index, entry in enumerate(documents, start=1)

@@ -44,6 +44,8 @@ def _print_run(run: Run, console: Console, *, full: bool) -> None:
     for text in run.notes:
         console.print(Text.assemble(("note  ", "yellow"), clean(text)))
     grid = Table.grid(padding=(0, 2))
+    for wraps in (False, False, True):
+        grid.add_column(no_wrap=not wraps)
     for fact in headline(run):
         grid.add_row(
             fact.label, Text(fact.value, style="bold red" if fact.alarm else "bold"), Text(fact.detail, style="dim")
