@@ -23,7 +23,7 @@ class FixedPeriod:
         can = affordable(offer)
         if offer.last:
             return flush(offer, can)
-        period = self.period or pace(offer, self._prices.mean_j).period(self._prices.mean_j)
+        period = self.period or pace(offer).period(self._prices.mean_j)
         # Counting this block: a period of 2.5 means sends 2 and 3 blocks apart, as the budget is solved again.
         return best(offer, can) if offer.blocks_since_send >= period - 0.5 else None
 

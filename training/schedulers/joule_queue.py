@@ -39,7 +39,7 @@ class JouleQueue:
     def decide(self, offer: Offer) -> int | None:
         """The level of largest V value - Q energy if that is above 0; forced at the cap; whatever there is at the end."""
         self._prices.note(offer.price_j)
-        plan = pace(offer, self._prices.mean_j)
+        plan = pace(offer)
         if self._rate_j < 0:
             self._rate_j, self._chances = plan.rate_j, plan.blocks
         can = affordable(offer)

@@ -20,7 +20,6 @@ class NormThreshold:
         self.gain = gain
         self._prices = Prices()
         self._threshold = 0.0
-        self._wanted = 0.0
 
     def decide(self, offer: Offer) -> int | None:
         """The most valuable affordable level where the norm reaches the threshold."""
@@ -28,10 +27,11 @@ class NormThreshold:
         can = affordable(offer)
         if offer.last:
             return flush(offer, can)
-        self._threshold = self._threshold or offer.norm
+        period = pace(offer).period(self._prices.mean_j)
+        # To begin with: norms grow about like the square root of the blocks they collect.
+        self._threshold = self._threshold or offer.norm * math.sqrt(min(period, offer.slots))
         choice = best(offer, can) if offer.norm >= self._threshold else None
-        self._wanted = 1 / pace(offer, self._prices.mean_j).period(self._prices.mean_j)
-        self._threshold *= math.exp(self.gain * ((choice is not None) - self._wanted))
+        self._threshold *= math.exp(self.gain * ((choice is not None) - 1 / period))
         return choice
 
     def settle(self, spent_j: float) -> None:

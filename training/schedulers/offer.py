@@ -7,8 +7,9 @@ Contract: after each local block the caller makes an `Offer` and calls `decide`,
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-# A budget that cannot pay for all its local blocks still keeps a send for every so many of them.
-MOST_BLOCKS_PER_SEND = 10
+# Of a budget that cannot pay for all its local blocks, this share is kept for sends: blocks that are never sent are lost,
+# and half means that the blocks between two sends cost about what a send does.
+SENDS_FRAC = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,16 +159,16 @@ class Pace:
         return max(1.0, price_j / self.rate_j)
 
 
-def pace(offer: Offer, price_j: float) -> Pace:
+def pace(offer: Offer) -> Pace:
     """Split what is left between blocks and sends.
 
-    ``n = min(blocks possible, (left - reserve - price) / (e_block + price / MOST_BLOCKS_PER_SEND))``
+    ``n = min(blocks possible, (1 - SENDS_FRAC) (left - reserve) / e_block)``
 
     Args:
         offer: The situation; its own block is paid already.
-        price_j: A typical price of a send. [J]
     """
     free_j = max(offer.left_j - offer.reserve_j, 0.0)
-    each_j = offer.block_j + price_j / MOST_BLOCKS_PER_SEND
-    blocks = min(offer.blocks_possible, free_j / each_j) if each_j > 0 else offer.blocks_possible
+    blocks = offer.blocks_possible
+    if blocks * offer.block_j > (1 - SENDS_FRAC) * free_j:
+        blocks = (1 - SENDS_FRAC) * free_j / offer.block_j
     return Pace(blocks=blocks + 1, sends_j=free_j - blocks * offer.block_j)

@@ -45,7 +45,7 @@ class PriceThreshold:
         can, toss = affordable(offer), self._coin.uniform()
         if offer.last:
             return flush(offer, can)
-        plan = pace(offer, self._prices.mean_j)
+        plan = pace(offer)
         if offer.blocks_since_send > self.floor_periods * plan.period(self._prices.mean_j):
             return min(can, key=lambda index: offer.levels[index].energy_upper_j, default=None)
         threshold, chance = self._threshold(plan.rate_j)

@@ -25,7 +25,7 @@ class RandomSend:
         can, toss = affordable(offer), self._coin.uniform()
         if offer.last:
             return flush(offer, can)
-        return best(offer, can) if toss < 1 / pace(offer, self._prices.mean_j).period(self._prices.mean_j) else None
+        return best(offer, can) if toss < 1 / pace(offer).period(self._prices.mean_j) else None
 
     def settle(self, spent_j: float) -> None:
         """The next offer says what is left."""

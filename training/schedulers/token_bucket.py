@@ -17,7 +17,7 @@ class TokenBucket:
         """The most valuable affordable level if the bucket pays for it and the price is no worse than usual."""
         price_j = offer.price_j
         insort(self._prices, price_j)
-        rate_j = pace(offer, sum(self._prices) / len(self._prices)).rate_j
+        rate_j = pace(offer).rate_j
         # A full bucket to begin with: nothing is gained by holding back the first send.
         self._tokens_j = (price_j if self._tokens_j is None else self._tokens_j) + rate_j
         can = affordable(offer)
