@@ -43,7 +43,9 @@ def spending_by_client(clients: Sequence[Client], *, noun: str = "client") -> Ba
     """
     most_j = max((row.spent_j for row in clients), default=0.0)
     # A budget far beyond what was spent would squeeze every bar into a sliver: then the note alone names it.
-    shown = [row.budget_j for row in clients if row.budget_j is not None and (row.budget_j <= 4 * most_j or not most_j)]
+    shown = [
+        row.budget_j for row in clients if row.budget_j is not None and (row.budget_j <= 10 * most_j or not most_j)
+    ]
     scale = axis(f"energy of each {noun}", [most_j, *shown], "J")
     groups = _grouped(sorted(clients, key=lambda row: -row.spent_j))
     over = sum(row.overspent_j > 0 for row in clients)
@@ -118,7 +120,7 @@ def _budget_note(clients: Sequence[Client], noun: str, scale_j: float) -> str:
     budgets = sorted({row.budget_j for row in clients if row.budget_j is not None})
     if not budgets:
         return ""
-    amount = f", {show(budgets[0], 'J')}" if len(budgets) == 1 else ""
+    amount = f" ({show(budgets[0], 'J')})" if len(budgets) == 1 else ""
     if budgets[0] > scale_j:
         return f"Each {noun}'s budget{amount} lies far beyond this scale."
     return f"The thin mark is each {noun}'s budget{amount}."

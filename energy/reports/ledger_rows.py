@@ -88,8 +88,12 @@ def load_ledger(path: Path) -> LedgerFile:
     try:
         return LedgerFile(path=path, accounts=_accounts(path, "mode=ro"))
     except sqlite3.OperationalError as error:
-        # A write-ahead log needs a shared file beside the database; on a read-only medium there can be none.
-        if "unable to open" not in str(error) and "readonly" not in str(error):
+        # A write-ahead log needs a shared file beside the database; on a read-only medium there can be none. Without
+        # it the database alone is read, unless the log holds commits, which would then be missing.
+        log = path.with_name(f"{path.name}-wal")
+        if ("unable to open" not in str(error) and "readonly" not in str(error)) or (
+            log.exists() and log.stat().st_size
+        ):
             raise _refused(path, error) from None
     except sqlite3.Error as error:
         raise _refused(path, error) from None

@@ -1,8 +1,9 @@
 """Opens any record that a verb writes: a run folder, estimates or measurements as JSON, a ledger's database."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +104,18 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
     kinds = {type(record) for record in records}
     if len(kinds) > 1:
         raise UsageError("runs, estimates, measurements and ledgers cannot share one report; give records of one kind")
-    return records
+    return _told_apart(records)
+
+
+def _told_apart(records: list[Record]) -> list[Record]:
+    """Runs of one name, as of several seeds or sweeps, take their parent folder's name before theirs."""
+    counts = Counter(record.name for record in records if isinstance(record, Run))
+    return [
+        replace(record, name="/".join(record.path.resolve().parts[-2:]))
+        if isinstance(record, Run) and counts[record.name] > 1
+        else record
+        for record in records
+    ]
 
 
 def _load(path: Path) -> Sequence[Record]:

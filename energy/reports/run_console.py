@@ -11,6 +11,7 @@ from budjoule.energy.reports.console import bar, table
 from budjoule.energy.reports.facts import config_differences, headline, lead, participation
 from budjoule.energy.reports.rows import CAUSES, Client
 from budjoule.energy.reports.run_folder import Run
+from budjoule.energy.reports.spread import SPREAD_COLUMNS, over_seeds
 from budjoule.energy.reports.words import clean, percent, plural
 from budjoule.energy.units import show
 
@@ -127,6 +128,13 @@ def _print_comparison(runs: Sequence[Run], console: Console) -> None:
             "-" if totals.overspent_clients is None else f"{totals.overspent_clients:,}",
         )
     console.print(made)
+    seeds = over_seeds(runs)
+    if seeds:
+        console.print()
+        spread = table(*SPREAD_COLUMNS)
+        for row in seeds:
+            spread.add_row(*(clean(cell) for cell in row))
+        console.print(spread)
     differences = config_differences(runs)
     if differences:
         console.print()

@@ -19,6 +19,9 @@ from budjoule.energy.reports.rows import Aggregate, Client, Evaluate, Reject, Se
 
 RUN_SCHEMA = "budjoule.run/1"
 SUMMARY_SCHEMA = "budjoule.summary/1"
+UNFINISHED = (
+    "the run is unfinished: there is no summary.json yet; if it was stopped, 'budjoule train --resume' goes on with it"
+)
 
 T = TypeVar("T")
 
@@ -29,6 +32,7 @@ class Run:
 
     Args:
         path: The folder.
+        name: Its name, for people; longer where several runs of one report share it.
         header: `run.json`: configuration with defaults, seed, version, machine.
         summary: `summary.json` as it is, or None while the run is unfinished.
         totals: The summary's numbers; of an unfinished run, what its events say so far.
@@ -37,6 +41,7 @@ class Run:
     """
 
     path: Path
+    name: str
     header: dict[str, Any]
     summary: dict[str, Any] | None
     totals: Totals
@@ -46,11 +51,6 @@ class Run:
     aggregates: tuple[Aggregate, ...]
     rejects: tuple[Reject, ...]
     notes: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.path.resolve().name
 
     @property
     def finished(self) -> bool:
@@ -93,7 +93,7 @@ def load_run(folder: str | Path) -> Run:
         totals = checked(TypeAdapter(Totals), summary, str(folder / "summary.json"))
         clients = checked(TypeAdapter(tuple[Client, ...]), summary.get("by_client", []), str(folder / "summary.json"))
     found: dict[str, list[Any]] = {name: [] for name in _EVENTS}
-    notes: list[str] = [] if summary is not None else ["the run is unfinished: there is no summary.json yet"]
+    notes: list[str] = [] if summary is not None else [UNFINISHED]
     for name, event in _events(folder / "events.jsonl", notes):
         found[name].append(event)
     if summary is None:
@@ -101,6 +101,7 @@ def load_run(folder: str | Path) -> Run:
         totals = _so_far(header, found["evaluate"], found["send"], clients)
     return Run(
         path=folder,
+        name=folder.resolve().name,
         header=header,
         summary=summary,
         totals=totals,

@@ -8,6 +8,7 @@ from budjoule.energy.reports.facts import config_differences, flat_config, headl
 from budjoule.energy.reports.page import render
 from budjoule.energy.reports.rows import CAUSES, Client
 from budjoule.energy.reports.run_folder import Run
+from budjoule.energy.reports.spread import SPREAD_COLUMNS, over_seeds
 from budjoule.energy.reports.words import percent, plural
 from budjoule.energy.units import show
 
@@ -70,6 +71,8 @@ def _several(runs: Sequence[Run]) -> dict[str, Any]:
         "by_energy": charts.accuracy_by_energy(runs),
         "by_time": charts.accuracy_by_time(runs),
         "spending": bars.spending_by_run(runs),
+        "seeds": over_seeds(runs),
+        "seed_columns": SPREAD_COLUMNS,
         "differences": config_differences(runs),
         "provenance": [(run.name, provenance(run)) for run in runs],
     }

@@ -118,6 +118,13 @@ def test_csv_cells_are_no_formulas(make_estimate: Callable[..., Estimate], tmp_p
     assert {row["device"][0] for row in rows} == {"'"}
 
 
+def test_runs_of_one_name_are_told_apart(make_run: Callable[..., Path]) -> None:
+    (make_run("a").parent / "b").mkdir()
+    folders = [make_run("a/seed-0"), make_run("b/seed-0"), make_run("b/seed-1")]
+    names = [document["name"] for document in json.loads(REPORTERS["json"](load_records(folders)))]
+    assert names == ["a/seed-0", "b/seed-0", "seed-1"]
+
+
 def test_records_of_two_kinds_are_refused(make_run: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one kind"):
         load_records([make_run(), write_ledger(tmp_path / "phone.db")])
