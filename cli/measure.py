@@ -1,23 +1,21 @@
 """`budjoule measure -- CMD`: runs a command, its children included, and says what the machine spent meanwhile."""
 
 import os
-import signal
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from budjoule.cli.output import print_json, save, to_json
-from budjoule.energy.errors import BudjouleError, MeterError, RunError, UsageError
+from budjoule.cli.child import run_child
+from budjoule.cli.output import note, print_json, save, to_json
+from budjoule.energy.errors import MeterError, RunError, UsageError
 from budjoule.energy.measure import Window
 from budjoule.energy.measurement import SCHEMA, Measurement
+from budjoule.energy.meters.live import CsvLog, Live, Sample
+from budjoule.energy.units import seconds, show
 
-_FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 _STDERR = 2
 
 
@@ -34,20 +32,28 @@ def measure(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the JSON document to this file.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
+    interval: Annotated[
+        str | None, typer.Option(help="Show the power on stderr every so often, such as '1 s'.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a row for every interval (1 s by default) to this file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output files.")] = False,
 ) -> None:
     """Measure the energy of a command: budjoule measure [OPTIONS] -- CMD [ARGS]..."""
     command = _command(ctx.args)
     if output is not None:
         _check_output(output, force=force)
     measuring = Window(label or " ".join(command), meter=meter, require_measured=require_measured)
-    try:
-        measuring.begin()
-    except MeterError:
-        if as_json and require_measured:
-            print_json(_unmet(label or " ".join(command)))
-        raise
-    measurement, exit_code = _run(command, measuring, stdout=_STDERR if as_json else None)
+    with CsvLog(csv, force=force) if csv is not None else nullcontext() as log:
+        live = _live(measuring, interval, log)
+        try:
+            measuring.begin()
+        except MeterError:
+            if as_json and require_measured:
+                print_json(_unmet(measuring.label))
+            raise
+        measurement, exit_code = _run(command, measuring, live, stdout=_STDERR if as_json else None)
     document = {**measurement.to_dict(), "command": command, "exit_code": exit_code}
     if output is not None:
         save(output, to_json(document) + "\n", force=force)
@@ -73,77 +79,35 @@ def _check_output(path: Path, *, force: bool) -> None:
         )
 
 
-def _run(command: list[str], measuring: Window, *, stdout: int | None) -> tuple[Measurement, int]:
-    """Run the command inside the window; signals go on to it, and its end is waited for."""
-    with _forwarding() as adopt:
-        try:
-            child = subprocess.Popen(command, stdout=stdout)
-        except OSError as error:
-            measuring.end()
-            raise _cannot_run(command[0], error) from None
-        adopt(child)
-        code = child.wait()
-    return measuring.end(), code if code >= 0 else 128 - code  # a shell says 128 + N for signal N
-
-
-def _cannot_run(name: str, error: OSError) -> BudjouleError:
-    if isinstance(error, FileNotFoundError):
-        refusal = UsageError(f"command {name!r} not found; check the spelling and PATH")
-        refusal.exit_code = 127
-    else:
-        refusal = UsageError(f"cannot run {name!r}: {error.strerror}; check that it is an executable file")
-        refusal.exit_code = 126
-    return refusal
-
-
-@contextmanager
-def _forwarding() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
-    """Pass signals on to the child that is adopted; those that come before it exists wait for it."""
-    children: list[subprocess.Popen[bytes]] = []
-    early: list[int] = []
-
-    def adopt(child: "subprocess.Popen[bytes]") -> None:
-        children.append(child)
-        for number in early:
-            child.send_signal(number)
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and _terminal_is_ours():
-            return  # Ctrl-C reached the command as well: the terminal sends it to the whole foreground group
-        if not children:
-            early.append(number)
-        for child in children:
-            with suppress(ProcessLookupError):
-                child.send_signal(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield adopt
-        return
-    numbers = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
-    before = {number: signal.signal(number, forward) for number in numbers}
+def _run(command: list[str], measuring: Window, live: Live | None, *, stdout: int | None) -> tuple[Measurement, int]:
+    """Run the command inside the window, which ends with it whatever happens."""
     try:
-        yield adopt
+        with live or nullcontext():
+            exit_code = run_child(command, stdout=stdout)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        measurement = measuring.end()
+    if live is not None:
+        live.finish(measurement)
+    return measurement, exit_code
 
 
-def _terminal_is_ours() -> bool:
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
+def _live(measuring: Window, interval: str | None, log: CsvLog | None) -> Live | None:
+    if interval is None and log is None:
+        return None
+    receivers: list[Callable[[Sample], object]] = [] if log is None else [log]
+    if interval is not None:
+        receivers.append(_show_live)
+    return Live(measuring.read, interval_s=seconds(interval or "1 s"), on_sample=receivers)
+
+
+def _show_live(sample: Sample) -> None:
+    figures = f"{show(sample.power_w, 'W'):>8}  {show(sample.total_j, 'J'):>8} so far ({sample.source})"
+    note(f"{show(sample.elapsed_s, 's'):>8}  {figures}")
 
 
 def _unmet(label: str) -> dict[str, Any]:
     """The document of a refusal: nothing was measured, and the command was not run."""
-    keys = ("energy_j", "energy_low_j", "energy_high_j", "duration_s", "power_w")
+    keys = ("begin_unix_s", "energy_j", "energy_low_j", "energy_high_j", "duration_s", "power_w")
     return {
         "schema": SCHEMA,
         "label": label,
@@ -160,8 +124,6 @@ def _unmet(label: str) -> dict[str, Any]:
 
 
 def _lines(measurement: Measurement) -> str:
-    from budjoule.energy.units import show
-
     rows = [str(measurement)]
     width = max(map(len, measurement.domains), default=0)
     for name, energy_j in measurement.domains.items():

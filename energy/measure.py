@@ -1,6 +1,7 @@
 """`measure`: a window around code, and the `Measurement` it leaves. Imports nothing heavy."""
 
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -75,6 +76,7 @@ class Window:
         self._on_end = on_end
         self._choice: Choice | None = None
         self._begin: Stamp | None = None
+        self._begin_unix_s: float | None = None
         self._measurement: Measurement | None = None
 
     def begin(self) -> "Window":
@@ -86,6 +88,7 @@ class Window:
         if self._choice is not None:
             raise MeterError(f"window {self.label!r} is open already; end it first, or use a second one")
         choice = self._choose()
+        self._begin_unix_s = time.time()
         if self._synchronize is not None:
             self._synchronize()
         stamp = choice.watch.begin()
@@ -110,7 +113,7 @@ class Window:
         finally:
             self._choice = self._begin = None
             stamp = choice.watch.end()
-            self._measurement = result(self.label, choice, begin, stamp)
+            self._measurement = result(self.label, choice, begin, stamp, begin_unix_s=self._begin_unix_s)
         if self._on_end is not None:
             self._on_end(self._measurement)
         return self._measurement
@@ -122,7 +125,7 @@ class Window:
             MeterError: It is not open.
         """
         choice, begin = self._opened()
-        return result(self.label, choice, begin, choice.watch.poll())
+        return result(self.label, choice, begin, choice.watch.poll(), begin_unix_s=self._begin_unix_s)
 
     def _choose(self) -> Choice:
         return choose(self._options["meter"], require_measured=self._options["require_measured"])

@@ -24,6 +24,7 @@ class Measurement:
         source: `measured` by a counter or `estimated` by a model.
         method: The meter, in words, and what it covers.
         label: The window's name.
+        begin_unix_s: When the window opened, on the wall clock; None if nobody looked. [s]
         notes: What the reader should know: faults seen, domains left out, how to get a better number.
     """
 
@@ -36,6 +37,7 @@ class Measurement:
     source: str
     method: str
     label: str = ""
+    begin_unix_s: float | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -58,6 +60,7 @@ class Measurement:
         return {
             "schema": SCHEMA,
             "label": self.label,
+            "begin_unix_s": self.begin_unix_s,
             "energy_j": self.energy_j,
             "energy_low_j": self.energy_low_j,
             "energy_high_j": self.energy_high_j,

@@ -10,7 +10,7 @@ from budjoule.energy.meters.tree import Span, span, summed
 from budjoule.energy.meters.watch import Stamp
 
 
-def result(label: str, choice: Choice, begin: Stamp, end: Stamp) -> Measurement:
+def result(label: str, choice: Choice, begin: Stamp, end: Stamp, *, begin_unix_s: float | None = None) -> Measurement:
     """What a window cost.
 
     Args:
@@ -18,6 +18,7 @@ def result(label: str, choice: Choice, begin: Stamp, end: Stamp) -> Measurement:
         choice: The meter it ran on.
         begin: The stamp at its beginning.
         end: The stamp at its end, of the same watch.
+        begin_unix_s: When it began, on the wall clock. [s]
     """
     meter, duration_s = choice.watch.meter, end.at_s - begin.at_s
     spans = {
@@ -27,7 +28,7 @@ def result(label: str, choice: Choice, begin: Stamp, end: Stamp) -> Measurement:
     names = summed(meter.domains, spans)
     domains = {name: each.energy_j for name, each in spans.items() if each.seen}
     if duration_s > 0 and not any(spans[name].seen for name in names):
-        return _unseen(label, meter.method, duration_s)
+        return _unseen(label, meter.method, duration_s, begin_unix_s)
     notes = [note for name in names for note in spans[name].notes]
     return Measurement(
         label=label,
@@ -35,6 +36,7 @@ def result(label: str, choice: Choice, begin: Stamp, end: Stamp) -> Measurement:
         energy_low_j=sum(spans[name].low_j for name in names),
         energy_high_j=sum(spans[name].high_j for name in names),
         duration_s=duration_s,
+        begin_unix_s=begin_unix_s,
         domains=domains,
         summed=names,
         source=meter.source,
@@ -61,7 +63,7 @@ def _left_out(domains: Sequence[Domain], spans: dict[str, Span], names: Sequence
     return notes
 
 
-def _unseen(label: str, method: str, duration_s: float) -> Measurement:
+def _unseen(label: str, method: str, duration_s: float, begin_unix_s: float | None) -> Measurement:
     """No counter could be read after the window opened: never 0 J, but what a processor may draw in that time."""
     model = this_machine()
     energy_j, low_j, high_j = energy_unseen_j(model, duration_s)
@@ -71,6 +73,7 @@ def _unseen(label: str, method: str, duration_s: float) -> Measurement:
         energy_low_j=low_j,
         energy_high_j=high_j,
         duration_s=duration_s,
+        begin_unix_s=begin_unix_s,
         domains={"package": energy_j},
         summed=("package",),
         source="estimated",

@@ -1,5 +1,6 @@
 """`budjoule measure -- CMD`: one JSON document, the command's own exit code and output, signals passed on, refusals before it runs."""
 
+import csv
 import json
 import os
 import signal
@@ -156,3 +157,15 @@ def test_measure_writes_the_document_and_never_over_another_unasked(tmp_path: Pa
     assert (path.read_text(), mark.exists()) == (first, False)
     assert budjoule("measure", "-o", str(path), "--force", "--", "touch", str(mark), root=tmp_path).returncode == 0
     assert mark.exists()
+
+
+def test_measure_shows_live_power_on_stderr_and_logs_rows_that_add_up(tmp_path: Path) -> None:
+    path = tmp_path / "power.csv"
+    options = ("--json", "--interval", "20 ms", "--csv", str(path))
+    done = budjoule("measure", *options, "--", "sleep", "0.15", root=tmp_path)
+    document = json.loads(done.stdout)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert len(rows) >= 2
+    assert sum(float(row["energy_j"]) for row in rows) == pytest.approx(document["energy_j"], rel=1e-6)
+    assert float(rows[-1]["elapsed_s"]) == pytest.approx(document["duration_s"], rel=1e-6)
+    assert len([line for line in done.stderr.splitlines() if "so far (estimated)" in line]) == len(rows)

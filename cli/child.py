@@ -1,0 +1,91 @@
+"""Runs a command to its end: signals are passed on to it, and its exit code is the one a shell would give."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from budjoule.energy.errors import BudjouleError, UsageError
+
+_FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+def run_child(command: list[str], *, stdout: int | None = None) -> int:
+    """Run a command and wait for it.
+
+    Args:
+        command: The program and its arguments.
+        stdout: Descriptor that takes its stdout; None to share ours.
+
+    Returns:
+        Its exit code; 128 + N if signal N ended it, as a shell says.
+
+    Raises:
+        UsageError: There is no such command (exit code 127), or it cannot be run (126).
+    """
+    with _forwarding() as adopt:
+        try:
+            child = subprocess.Popen(command, stdout=stdout)
+        except OSError as error:
+            raise _cannot_run(command[0], error) from None
+        adopt(child)
+        code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _cannot_run(name: str, error: OSError) -> BudjouleError:
+    if isinstance(error, FileNotFoundError):
+        refusal = UsageError(f"command {name!r} not found; check the spelling and PATH")
+        refusal.exit_code = 127
+    else:
+        refusal = UsageError(f"cannot run {name!r}: {error.strerror}; check that it is an executable file")
+        refusal.exit_code = 126
+    return refusal
+
+
+@contextmanager
+def _forwarding() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
+    """Pass signals on to the child that is adopted; those that come before it exists wait for it."""
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def adopt(child: "subprocess.Popen[bytes]") -> None:
+        children.append(child)
+        for number in early:
+            child.send_signal(number)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and _terminal_is_ours():
+            return  # Ctrl-C reached the command as well: the terminal sends it to the whole foreground group
+        if not children:
+            early.append(number)
+        for child in children:
+            with suppress(ProcessLookupError):
+                child.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield adopt
+        return
+    numbers = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
+    before = {number: signal.signal(number, forward) for number in numbers}
+    try:
+        yield adopt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminal_is_ours() -> bool:
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
