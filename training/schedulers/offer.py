@@ -93,17 +93,13 @@ class Scheduler(Protocol):
 
 @dataclass(slots=True)
 class Prices:
-    """The prices seen so far, as their number, sum and extremes."""
+    """The prices seen so far, as their number and sum."""
 
     count: int = 0
     total_j: float = 0.0
-    lowest_j: float = 0.0
-    highest_j: float = 0.0
 
     def note(self, price_j: float) -> None:
         """Count one more price. [J]"""
-        self.lowest_j = price_j if not self.count else min(self.lowest_j, price_j)
-        self.highest_j = max(self.highest_j, price_j)
         self.count += 1
         self.total_j += price_j
 

@@ -1,0 +1,98 @@
+"""The decision problem alone: how many sends each policy gets out of its joules, beside an oracle that knows all prices.
+
+Columns are budgets, as a share of what sending at every block would cost; cells are sends as a share of the oracle's, and
+in brackets the longest silence in affordable mean periods. Values are 1 a send, so no model, no accuracy and no server is
+in these numbers. The oracle takes the cheapest prices that the budget pays for.
+
+    python tests/benchmarks/schedulers.py [--seeds 10] [--slots 1000] [--link lte-2012] [--trace FILE] [--size 10000]
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+from budjoule.training.link_state import parse_link_state
+from budjoule.training.links import load_link
+from budjoule.training.schedulers import SCHEDULERS, Level, Offer, make_scheduler
+
+BUDGETS = (0.02, 0.05, 0.15, 0.5)
+STATES = ("constant", "two-state:8", "two-state:8:1200 s", "diurnal:8:4 h")
+SLOT_S = 60.0
+
+
+def prices_j(link_name: str, state: str, size_bytes: int, seed: int, slots: int) -> tuple[np.ndarray, float]:
+    """What a send would cost in each slot, and at the worst. [J]"""
+    link, link_state = load_link(link_name), parse_link_state(state, seed=seed, client=0)
+    rates = [link_state.rate_frac(SLOT_S * slot) for slot in range(slots)]
+    prices = [link.uplink_energy_j(size_bytes, rate_bit_per_s=rate * link.rate_up_bit_per_s) for rate in rates]
+    return np.array(prices), link.uplink_upper_j(size_bytes, lowest_rate_frac=link_state.lowest_rate_frac)
+
+
+def oracle(prices: np.ndarray, budget_j: float) -> int:
+    """The most sends that the budget pays for."""
+    return int(np.searchsorted(np.cumsum(np.sort(prices)), budget_j, side="right"))
+
+
+def play(policy: str, prices: np.ndarray, budget_j: float, worst_j: float, seed: int) -> list[int]:
+    """The slots in which a policy sends; raises if it spends more than the budget."""
+    scheduler, left_j, since, sends = make_scheduler(policy, seed=seed, client=0), budget_j, 0, []
+    for slot, price_j in enumerate(prices.tolist()):
+        since += 1
+        offer = Offer(
+            slot=slot,
+            slots=len(prices),
+            budget_j=budget_j,
+            left_j=left_j,
+            reserve_j=worst_j,
+            block_j=0.0,
+            levels=(Level(size_bytes=1, energy_upper_j=price_j),),
+            blocks_since_send=since,
+            norm=since**0.5,
+        )
+        choice = scheduler.decide(offer)
+        spent_j = 0.0 if choice is None else price_j
+        scheduler.settle(spent_j)
+        if choice is not None:
+            left_j, since = left_j - spent_j, 0
+            sends.append(slot)
+        if left_j < -1e-9:
+            raise SystemExit(f"{policy} spent {budget_j - left_j} of {budget_j} J")
+    return sends
+
+
+def main() -> None:
+    """Print one table a state of the link."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--slots", type=int, default=1000)
+    parser.add_argument("--link", default="wifi-2012")
+    parser.add_argument("--size", type=int, default=20_000, help="bytes of a send")
+    parser.add_argument("--trace", help="a recorded link trace (CSV of time_s, rate_frac) instead of drawn ones")
+    arguments = parser.parse_args()
+    states = (f"trace:{arguments.trace}",) if arguments.trace else STATES
+    print(
+        f"{arguments.link}, {arguments.size} B a send, {arguments.slots} slots, {arguments.seeds} seeds: % of the oracle's sends (longest silence in periods)"
+    )
+    for state in states:
+        print(f"\n{state:22}" + "".join(f"{budget:>16.0%}" for budget in BUDGETS) + "     µs a decision")
+        for policy in SCHEDULERS:
+            cells, decided_s = [], 0.0
+            for budget in BUDGETS:
+                shares, silences = [], []
+                for seed in range(arguments.seeds):
+                    prices, worst_j = prices_j(arguments.link, state, arguments.size, seed, arguments.slots)
+                    budget_j = budget * float(prices.sum())
+                    began = time.perf_counter()
+                    sends = play(policy, prices, budget_j, worst_j, seed)
+                    decided_s += time.perf_counter() - began
+                    shares.append(len(sends) / max(oracle(prices, budget_j), 1))
+                    silences.append(np.diff([-1, *sends, arguments.slots]).max() * budget)
+                error = np.std(shares) / max(arguments.seeds - 1, 1) ** 0.5
+                cells.append(f"{100 * np.mean(shares):5.1f}±{100 * error:3.1f} ({np.mean(silences):4.1f})")
+            each_us = 1e6 * decided_s / (len(BUDGETS) * arguments.seeds * arguments.slots)
+            print(f"  {policy:20}" + "".join(f"{cell:>16}" for cell in cells) + f"{each_us:12.0f}")
+
+
+if __name__ == "__main__":
+    main()
