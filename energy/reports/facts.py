@@ -96,6 +96,8 @@ def provenance(run: Run) -> tuple[Fact, ...]:
     ]
     if isinstance(machine, Mapping):
         lines += [Fact(label=str(key).replace("_", " "), value=str(value)) for key, value in machine.items()]
+    if run.totals.stopped_by:
+        lines.append(Fact(label="stopped by", value=run.totals.stopped_by))
     if run.totals.model_sha256:
         lines.append(Fact(label="model sha256", value=run.totals.model_sha256))
     return (*lines, Fact(label="folder", value=str(run.path)))

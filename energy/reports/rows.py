@@ -99,5 +99,6 @@ class Totals:
     worst_decile_accuracy_frac: Number | None = None
     participating_clients: int | None = None
     method: str | None = None
+    stopped_by: str | None = None
     seed: int | None = None
     model_sha256: str | None = None
