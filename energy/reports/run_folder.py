@@ -80,7 +80,13 @@ def load_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file():
-        raise RunError(f"{folder} is no run folder: it has no run.json; give the folder that 'budjoule train -o' wrote")
+        inside = sorted(path.parent.name for path in folder.glob("*/run.json"))
+        remedy = (
+            f"it holds runs: give {folder}/{inside[0]}, or {folder}/*"
+            if inside
+            else "give what 'budjoule train -o' wrote"
+        )
+        raise RunError(f"{folder} is no run folder, for it has no run.json; {remedy}")
     header = read_json(folder / "run.json", RUN_SCHEMA)
     if not isinstance(header.get("config"), dict):
         raise RunError(

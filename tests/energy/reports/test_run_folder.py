@@ -126,3 +126,9 @@ def test_a_summary_of_wrong_types_is_refused(make_run: MakeRun) -> None:
 def test_a_folder_without_a_run_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="budjoule train -o"):
         load_run(tmp_path)
+
+
+def test_a_folder_of_runs_names_one(make_run: MakeRun) -> None:
+    folder = make_run("sweep/one")
+    with pytest.raises(RunError, match="sweep/one"):
+        load_run(folder.parent)
