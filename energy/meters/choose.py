@@ -49,9 +49,9 @@ def choose(meter: str | Meter | None = None, *, require_measured: bool = False) 
     else:
         choice = _shared(meter)
     if require_measured and choice.watch.meter.source != "measured":
-        reasons = "; ".join(choice.notes) or f"meter {choice.watch.meter.name!r} is an estimate"
+        reason = "; ".join(choice.notes) or f"meter {choice.watch.meter.name!r} is an estimate"
         raise MeterError(
-            f"no counter measures energy here: {reasons}; leave require_measured (--require-measured) out to accept an estimate"
+            f"no counter measures energy here: {reason}; leave require_measured (--require-measured) out to accept an estimate"
         )
     return choice
 
@@ -95,17 +95,21 @@ def _shared(name: str | None) -> Choice:
 
 
 def _best() -> tuple[Meter, tuple[str, ...]]:
-    reasons: list[str] = []
+    names: list[str] = []
+    denied: list[str] = []
     for group in AUTOMATIC:
         meters: list[Meter] = []
         for name in group:
             try:
                 meters.append(METERS[name]())
             except MeterError as error:
-                reasons.append(f"{name}: {error}")
+                names.append(name)
+                denied += [str(error)] if "permission denied" in str(error) else []
         if meters:
             return (meters[0] if len(meters) == 1 else Together(meters)), _missing(group, meters)
-    return METERS[_FALLBACK](), tuple(reasons)
+    return METERS[_FALLBACK](), tuple(denied) or (
+        f"no counter can be read here ({', '.join(names)}): 'budjoule doctor' says why",
+    )
 
 
 def _missing(group: Sequence[str], meters: Sequence[Meter]) -> tuple[str, ...]:

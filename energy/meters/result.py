@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters.choose import Choice
-from budjoule.energy.meters.load import energy_unseen_j, this_machine
+from budjoule.energy.meters.load_model import energy_unseen_j, this_machine
 from budjoule.energy.meters.meter import Domain
 from budjoule.energy.meters.tree import Span, span, summed
 from budjoule.energy.meters.watch import Stamp

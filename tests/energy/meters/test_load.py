@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import budjoule as bj
-from budjoule.energy.errors import MeterError
-from budjoule.energy.meters.load import LoadMeter, LoadModel, model_from_cores, model_from_tdp, this_machine
+from budjoule.energy.meters.load import LoadMeter
+from budjoule.energy.meters.load_model import LoadModel, model_from_cores, model_from_tdp, this_machine
 
-MODEL = LoadModel(idle_w=10.0, busy_w=50.0, factor=2.0, basis="a test")
+MODEL = LoadModel(idle_w=10.0, busy_w=40.0, factor=2.0, basis="a test")
 
 
 class FakeProcessor:
@@ -94,16 +94,10 @@ def test_load_model_takes_the_thermal_design_power_where_only_the_counter_is_den
     assert this_machine(tree.root) == model_from_tdp(65.0)
 
 
-@pytest.mark.parametrize(("idle_w", "busy_w", "factor"), [(0.0, 5.0, 2.0), (6.0, 5.0, 2.0), (1.0, 5.0, 0.5)])
-def test_load_model_refuses_what_no_processor_does(idle_w: float, busy_w: float, factor: float) -> None:
-    with pytest.raises(MeterError, match="load model"):
-        LoadModel(idle_w=idle_w, busy_w=busy_w, factor=factor, basis="")
-
-
 def test_load_estimate_is_labelled_with_an_interval_of_its_factor(tree: Any) -> None:
     with bj.measure() as m:
         sum(range(10_000))
     assert m.source == "estimated"
     assert 0 < m.energy_low_j < m.energy_j < m.energy_high_j
     assert m.energy_high_j / m.energy_low_j == pytest.approx(model_from_cores(1).factor ** 2)
-    assert any(note.startswith("rapl:") for note in m.notes)
+    assert any("doctor" in note for note in m.notes)

@@ -1,0 +1,71 @@
+"""How well processor load tells package power: our model beside CodeCarbon's, a constant TDP / 2, and no calibration.
+
+python tests/benchmarks/cpu_load.py --data measurements.csv
+
+The table has the columns `cpu, run, load_frac, clock_hz, energy_j, duration_s, codecarbon_estimate_j, tdp_w`, one row an
+interval, `energy_j` from RAPL. Each run is one machine. `left out` predicts each row from the machine's other rows;
+`two points` knows its idlest and its busiest row only; `TDP only` knows no row. Errors are mean absolute, of power.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from budjoule.energy.meters.load_model import LoadModel, LoadSample, fit_load_model, model_from_tdp
+
+Row = dict[str, str]
+Predict = Callable[[int], tuple[float, bool]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    rows = list(csv.DictReader(parser.parse_args().data.read_text().splitlines()))
+    machines = list(dict.fromkeys(row["run"] for row in rows))
+    names = ["left out", "covered", "two points", "TDP only", "covered", "CodeCarbon", "TDP / 2"]
+    print(f"{'machine':<20}{'rows':>5}" + "".join(f"{name:>12}" for name in names))
+    table = [errors([row for row in rows if row["run"] == machine]) for machine in machines]
+    for machine, figures in zip(machines, table, strict=True):
+        count = sum(row["run"] == machine for row in rows)
+        print(f"{machine:<20}{count:>5}" + "".join(f"{100 * figure:>10.1f} %" for figure in figures))
+    means = [sum(column) / len(column) for column in zip(*table, strict=True)]
+    print(f"{'mean':<20}{len(rows):>5}" + "".join(f"{100 * figure:>10.1f} %" for figure in means))
+
+
+def errors(rows: Sequence[Row]) -> list[float]:
+    """One machine's row of the table."""
+    samples = [
+        LoadSample(float(row["load_frac"]), float(row["energy_j"]) / float(row["duration_s"]), float(row["clock_hz"]))
+        for row in rows
+    ]
+    by_load = sorted(samples, key=lambda sample: sample.load_frac)
+    left_out = [fit_load_model([*samples[:i], *samples[i + 1 :]]) for i in range(len(samples))]
+    two_points = [fit_load_model([by_load[0], by_load[-1]])] * len(samples)
+    tdp_w = float(rows[0]["tdp_w"])
+    tdp = [model_from_tdp(tdp_w)] * len(samples)
+    codecarbon_w = [float(row["codecarbon_estimate_j"]) / float(row["duration_s"]) for row in rows]
+    return [
+        *_error(left_out, samples),
+        _error(two_points, samples)[0],
+        *_error(tdp, samples),
+        _mean([abs(power_w / sample.power_w - 1) for power_w, sample in zip(codecarbon_w, samples, strict=True)]),
+        _mean([abs(tdp_w / 2 / sample.power_w - 1) for sample in samples]),
+    ]
+
+
+def _error(models: Sequence[LoadModel], samples: Sequence[LoadSample]) -> tuple[float, float]:
+    ratios = [
+        model.power_w(sample.load_frac, sample.clock_hz) / sample.power_w
+        for model, sample in zip(models, samples, strict=True)
+    ]
+    covered = [1 / model.factor <= ratio <= model.factor for model, ratio in zip(models, ratios, strict=True)]
+    return _mean([abs(ratio - 1) for ratio in ratios]), _mean(covered)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()
