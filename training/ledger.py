@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from budjoule.energy.errors import BudgetExhausted, LedgerError
 from budjoule.energy.units import show
 from budjoule.training.ledger_file import NANO, OwnConnection, check_books, create_tables, explain, nanojoules
+from budjoule.training.ledger_period import Period, checked_period_s, is_over, past, renew, renew_if_due
 from budjoule.training.process import process_mark, still_runs
 from budjoule.training.reservation import Reservation
 
@@ -26,8 +27,12 @@ UPDATE account SET reserved_nj = reserved_nj + ?1 WHERE id = ?2 AND spent_nj + r
 _RESERVE = """
 INSERT INTO reservation (account, cause, upper_nj, expected_nj, process, opened_at) VALUES (?, ?, ?, ?, ?, ?)
 """
+_OPEN = "INSERT INTO account (name, budget_nj, period_s, began_s) VALUES (?, ?, ?, ?)"
 _SETTLE = "DELETE FROM reservation WHERE id = ? AND account = ? RETURNING upper_nj, expected_nj, cause"
 _BOOK = "UPDATE account SET reserved_nj = reserved_nj - ?, spent_nj = spent_nj + ? WHERE id = ?"
+_PAST = "SELECT began_s, ended_s, cause, spent_nj FROM period WHERE account = ? ORDER BY ended_s"
+_SUMS = "SELECT budget_nj, spent_nj, reserved_nj FROM account WHERE id = ?"
+_PERIOD = "SELECT began_s, period_s FROM account WHERE id = ?"
 _FILE = "UPDATE spend SET spent_nj = spent_nj + ? WHERE account = ? AND cause = ?"
 _FILE_MEASURED = """
 UPDATE spend SET spent_nj = spent_nj + ?1, measured_nj = measured_nj + ?1,
@@ -61,26 +66,38 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, budget_j: float | None = None, change_budget: bool = False, account: str = "device"
+        cls,
+        path: str | Path,
+        *,
+        budget_j: float | None = None,
+        period_s: float | None = None,
+        change_budget: bool = False,
+        account: str = "device",
     ) -> "Ledger":
         """Open a device's ledger, or make it.
 
         Args:
             path: The file, on a local disk. It is safe for several processes and survives SIGKILL and power cuts.
             budget_j: The budget; needed to make a ledger, and checked against the one it was made with. [J]
-            change_budget: Replace the recorded budget by `budget_j`; what was spent stays spent.
+            period_s: The budget comes back every so many seconds (86400: joules a day); None if it is given once, or to
+                keep what the ledger was made with. [s]
+            change_budget: Replace the recorded budget and period by those given; what was spent stays spent.
             account: Which of the file's accounts.
 
         Raises:
             LedgerError: The file is no ledger, is corrupt, cannot be written, or was made with another budget.
         """
+        checked_period_s(period_s)
+        if budget_j is None and not Path(path).exists():
+            raise LedgerError(f"there is no ledger {path}; give budget_j to make one")
         connection = OwnConnection(Path(path))
         ledger = cls(connection, str(path), account, attached=False)
         try:
             with ledger._transaction() as cursor:
                 create_tables(cursor, str(path))
                 check_books(cursor, str(path))
-                ledger._open_account(cursor, budget_j, change_budget)
+                ledger._open_account(cursor, budget_j, period_s, change_budget)
+                renew_if_due(cursor, ledger._key, time.time())
         except BaseException:
             connection.close()
             raise
@@ -103,7 +120,7 @@ class Ledger:
         ledger = cls(lambda: connection, f"the account {account!r}", account, attached=True)
         with ledger._transaction() as cursor:
             create_tables(cursor, ledger._name, alone=False)
-            ledger._open_account(cursor, budget_j, False)
+            ledger._open_account(cursor, budget_j, None, False)
         return ledger
 
     def reserve(self, upper_j: float, cause: str = "compute", *, expected_j: float | None = None) -> Reservation:
@@ -123,6 +140,8 @@ class Ledger:
         upper_nj = nanojoules(upper_j, "the reserved energy")
         expected_nj = None if expected_j is None else nanojoules(expected_j, "the expected energy")
         with self._transaction() as cursor:
+            if not self._attached:
+                renew_if_due(cursor, self._key, time.time())
             cursor.execute(_HOLD, (upper_nj, self._key))
             if cursor.rowcount != 1:
                 raise self._exhausted(upper_j)
@@ -131,6 +150,21 @@ class Ledger:
                 (self._key, cause, upper_nj, expected_nj, *self._who_and_when()),
             )
             return Reservation(self._settle, int(cursor.lastrowid or 0), upper_nj / NANO, cause)
+
+    def renew(self) -> None:
+        """Begin a new period now, with nothing spent: for budgets a charge, by whoever sees the charger.
+
+        Raises:
+            LedgerError: The ledger is attached, or cannot be written.
+        """
+        if self._attached:
+            raise LedgerError(f"{self._name} is attached and has no periods; give the client another account")
+        with self._transaction() as cursor:
+            renew(cursor, self._key, time.time())
+
+    def periods(self) -> list[Period]:
+        """The periods that are over, oldest first."""
+        return past(self._read(_PAST, (self._key,)))
 
     def open_reservations(self) -> list[Reservation]:
         """Reservations that nobody has settled, oldest first: those in use now, and those a crash left behind."""
@@ -156,6 +190,7 @@ class Ledger:
 
     def balance(self) -> Balance:
         """All sums at one moment; single properties read one after the other may have other spends in between."""
+        self._catch_up()
         budget, spent, reserved = self._sums()
         free = budget - spent - reserved
         return Balance(budget / NANO, spent / NANO, reserved / NANO, max(free, 0) / NANO, max(-free, 0) / NANO)
@@ -193,12 +228,14 @@ class Ledger:
     @property
     def spent_by_cause_j(self) -> dict[str, float]:
         """The spent joules by cause, every cause listed; they add up to `spent_j`. [J]"""
+        self._catch_up()
         spent: dict[str, int] = dict(self._read("SELECT cause, spent_nj FROM spend WHERE account = ?", (self._key,)))
         return {cause: spent.get(cause, 0) / NANO for cause in CAUSES}
 
     @property
     def measured_j(self) -> float:
         """The part of `spent_j` that a meter gave. [J]"""
+        self._catch_up()
         return (
             int(self._read("SELECT coalesce(sum(measured_nj), 0) FROM spend WHERE account = ?", (self._key,))[0][0])
             / NANO
@@ -229,10 +266,17 @@ class Ledger:
         return f"<Ledger {self._name}: {spent} spent and {reserved} reserved of {budget}>"
 
     def _sums(self) -> tuple[int, int, int]:
-        budget, spent, reserved = self._read(
-            "SELECT budget_nj, spent_nj, reserved_nj FROM account WHERE id = ?", (self._key,)
-        )[0]
+        budget, spent, reserved = self._read(_SUMS, (self._key,))[0]
         return budget, spent, reserved
+
+    def _catch_up(self) -> None:
+        """Begin the period that holds now, so that what is read belongs to it."""
+        if self._attached:
+            return
+        began_s, period_s = self._read(_PERIOD, (self._key,))[0]
+        if is_over(began_s, period_s, time.time()):
+            with self._transaction() as cursor:
+                renew_if_due(cursor, self._key, time.time())
 
     def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         try:
@@ -264,27 +308,31 @@ class Ledger:
         except sqlite3.Error as error:
             raise explain(error, self._name) from error
 
-    def _open_account(self, cursor: sqlite3.Cursor, budget_j: float | None, change_budget: bool) -> None:
+    def _open_account(
+        self, cursor: sqlite3.Cursor, budget_j: float | None, period_s: float | None, change_budget: bool
+    ) -> None:
         budget_nj = None if budget_j is None else nanojoules(budget_j, "the budget")
-        row = cursor.execute("SELECT id, budget_nj FROM account WHERE name = ?", (self._account,)).fetchone()
+        row = cursor.execute("SELECT id, budget_nj, period_s FROM account WHERE name = ?", (self._account,)).fetchone()
         if row is None:
             if budget_nj is None:
                 raise LedgerError(f"{self._name} is new and has no budget; give budget_j")
-            cursor.execute("INSERT INTO account (name, budget_nj) VALUES (?, ?)", (self._account, budget_nj))
+            began_s = None if self._attached else time.time()
+            cursor.execute(_OPEN, (self._account, budget_nj, period_s, began_s))
             self._key = int(cursor.lastrowid or 0)
             cursor.executemany(
                 "INSERT INTO spend (account, cause) VALUES (?, ?)", [(self._key, cause) for cause in CAUSES]
             )
             return
-        self._key = int(row[0])
-        if budget_nj is None or budget_nj == row[1]:
+        self._key, was_nj, was_s = row
+        budget_nj, period_s = was_nj if budget_nj is None else budget_nj, was_s if period_s is None else period_s
+        if (budget_nj, period_s) == (was_nj, was_s):
             return
         if not change_budget:
-            was, wanted = show(row[1] / NANO, "J"), show(budget_nj / NANO, "J")
             raise LedgerError(
-                f"{self._name} was made with a budget of {was}, not {wanted}; open it without one, or with change_budget=True"
+                f"{self._name} was made with a budget of {_shown(was_nj, was_s)}, not {_shown(budget_nj, period_s)}; "
+                "open it without one, or with change_budget=True"
             )
-        cursor.execute("UPDATE account SET budget_nj = ? WHERE id = ?", (budget_nj, self._key))
+        cursor.execute("UPDATE account SET budget_nj = ?, period_s = ? WHERE id = ?", (budget_nj, period_s, self._key))
 
     def _settle(self, identity: int, actual_nj: int, measured: bool, expected_nj: int | None) -> None:
         with self._transaction() as cursor:
@@ -318,3 +366,7 @@ class Ledger:
         return BudgetExhausted(
             f"{asked} asked of {self._name}, {left} left of {show(budget / NANO, 'J')} ({kept} reserved); raise the budget"
         )
+
+
+def _shown(budget_nj: int, period_s: float | None) -> str:
+    return show(budget_nj / NANO, "J") + (f" every {show(period_s, 's')}" if period_s else "")

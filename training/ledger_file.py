@@ -22,7 +22,9 @@ CREATE TABLE IF NOT EXISTS account (
     name TEXT NOT NULL UNIQUE,
     budget_nj INTEGER NOT NULL CHECK (budget_nj >= 0),
     spent_nj INTEGER NOT NULL DEFAULT 0 CHECK (spent_nj >= 0),
-    reserved_nj INTEGER NOT NULL DEFAULT 0 CHECK (reserved_nj >= 0)
+    reserved_nj INTEGER NOT NULL DEFAULT 0 CHECK (reserved_nj >= 0),
+    period_s REAL,
+    began_s REAL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS spend (
     account INTEGER NOT NULL REFERENCES account,
@@ -41,6 +43,14 @@ CREATE TABLE IF NOT EXISTS reservation (
     process TEXT,
     opened_at REAL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS period (
+    account INTEGER NOT NULL REFERENCES account,
+    began_s REAL,
+    ended_s REAL NOT NULL,
+    cause TEXT NOT NULL,
+    spent_nj INTEGER NOT NULL,
+    PRIMARY KEY (account, ended_s, cause)
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -88,7 +98,7 @@ def create_tables(cursor: sqlite3.Cursor, name: str, *, alone: bool = True) -> N
         LedgerError: The database belongs to something else.
     """
     tables = {row[0] for row in cursor.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if {"account", "spend", "reservation"} <= tables:
+    if {"account", "spend", "reservation", "period"} <= tables:
         return
     if alone and tables:
         raise LedgerError(

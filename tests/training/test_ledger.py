@@ -167,11 +167,14 @@ def test_reopening_with_another_budget_is_an_error_unless_asked_for(tmp_path):
         assert_sum(ledger)
 
 
-def test_a_new_ledger_needs_a_budget(tmp_path):
-    with pytest.raises(LedgerError, match="has no budget; give budget_j"):
+def test_a_new_ledger_needs_a_budget_and_a_refusal_makes_no_file(tmp_path):
+    with pytest.raises(LedgerError, match=r"there is no ledger .*; give budget_j to make one"):
         Ledger.open(tmp_path / "l.db")
-    # The refusal left nothing half made behind.
-    with Ledger.open(tmp_path / "l.db", budget_j=1) as ledger:
+    assert list(tmp_path.iterdir()) == []
+    Ledger.open(tmp_path / "l.db", budget_j=1).close()
+    with pytest.raises(LedgerError, match="has no budget; give budget_j"):
+        Ledger.open(tmp_path / "l.db", account="another")
+    with Ledger.open(tmp_path / "l.db") as ledger:
         assert ledger.remaining_j == 1
 
 
