@@ -53,8 +53,10 @@ def aggregate(weights: Vector, arrivals: Sequence[Arrival], shares: Weights, lea
     total = np.zeros(weights.shape, np.float64)
     for arrival, share in zip(arrivals, shares, strict=True):
         total += share * arrival.values.astype(np.float64)
-    step = (total / shares.sum()).astype(np.float32)
-    return weights + np.float32(learning_rate) * step
+    step: Vector = (total / shares.sum()).astype(np.float32)
+    step *= np.float32(learning_rate)
+    step += weights
+    return step
 
 
 def constant(arrivals: Sequence[Arrival]) -> Weights:
@@ -80,7 +82,8 @@ def age_variance(arrivals: Sequence[Arrival]) -> Weights:
     mean = np.mean([arrival.values for arrival in arrivals], axis=0, dtype=np.float64)
     variance = np.array([np.mean((arrival.values - mean) ** 2) for arrival in arrivals])
     median = np.median(variance)
-    return age * np.where(variance > median, median / np.maximum(variance, np.finfo(np.float64).tiny), 1.0)
+    trust: Weights = np.where(variance > median, median / np.maximum(variance, np.finfo(np.float64).tiny), 1.0)
+    return age * trust
 
 
 STALENESS: dict[str, Weigh] = {"constant": constant, "polynomial": polynomial, "age-variance": age_variance}

@@ -10,6 +10,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +96,12 @@ def train(
     from budjoule.training.local import one_thread
 
     with one_thread():
-        parts = Parts.of(config)
+        try:
+            parts = Parts.of(config)
+        except BaseException:
+            with suppress(OSError):  # a configuration that cannot run leaves no empty folder behind
+                folder.rmdir()
+            raise
         if not resume:
             for name in _OWN_FILES:
                 (folder / name).unlink(missing_ok=True)
