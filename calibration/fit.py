@@ -5,7 +5,7 @@
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,11 @@ SCALE_ENERGY = 0.07
 SCALE_POWER = 0.1
 STEP = 1e-4  # of a logarithm, for the Jacobian
 RESIDUAL_RUNS = 8.0  # runs that the prior's residual counts for, against those observed
+PRIOR_RESIDUAL = 0.1  # the model's own error before any run has shown it (assumed)
+FITTED_RUNS = 20  # runs with energy from which a profile counts as fitted, and not few-shot
 PINNED = 0.7  # a coefficient is exercised when its posterior sd is below this share of the prior's
+
+Group = tuple[Sequence[Observation], DeviceProfile]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,26 +80,30 @@ def fit_profile(
     if base is None and spec is None:
         raise UsageError("fit_profile needs spec= (the device's datasheet figures) or prior= (a similar profile)")
     start = prior_for(spec, base, name=name, title=title, idle_power_w=idle_power_w, voltage=voltage)
-    fit = best_fit(observations, start, starts=starts, seed=seed)
+    return posterior(best_fit(observations, start, starts=starts, seed=seed), start, base, provenance or {})
+
+
+def posterior(fit: Fit, start: DeviceProfile, base: DeviceProfile | None, provenance: Mapping[str, Any]) -> DeviceProfile:
+    """The profile that a fit makes of its prior: coefficients, residuals, what was exercised, and the errors on its own runs."""
     sd, before = np.sqrt(np.diag(fit.log_cov)), np.sqrt(np.diag(start.log_cov))
     energies = fit.log_energy[np.isfinite(fit.log_energy)]
-    status = "fitted" if len(observations) >= 20 and energies.size else ("few-shot" if energies.size else start.status)
-    errors = {"runs": len(observations), "time_error_frac": float(np.mean(np.abs(np.expm1(fit.log_time))))}
+    runs = fit.log_time.size
+    errors = {"runs": runs, "time_error_frac": float(f"{np.mean(np.abs(np.expm1(fit.log_time))):.4f}")}
     if energies.size:
-        errors["energy_error_frac"] = float(np.mean(np.abs(np.expm1(energies))))
+        errors["energy_error_frac"] = float(f"{np.mean(np.abs(np.expm1(energies))):.4f}")
     return replace(
         start,
-        status=status,
+        status="fitted" if energies.size >= FITTED_RUNS else "few-shot" if energies.size else start.status,
         log_mean=fit.log_mean,
         log_cov=fit.log_cov,
-        residual_time=_residual(fit.log_time, start.residual_time if base else 0.1),
-        residual_energy=_residual(energies, start.residual_energy if base else 0.1),
+        residual_time=_residual(fit.log_time, start.residual_time if base else PRIOR_RESIDUAL),
+        residual_energy=_residual(energies, start.residual_energy if base else PRIOR_RESIDUAL),
         exercised=tuple(n for n in NAMES if sd[INDEX[n]] < PINNED * before[INDEX[n]] or (base is not None and n in base.exercised)),
         provenance={
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "prior": base.name if base is not None else "literature",
             "in_sample": errors,
-            **(provenance or {}),
+            **provenance,
         },
     )
 
@@ -154,37 +162,72 @@ def _residual(residuals: np.ndarray, prior: float) -> float:
     return float(np.sqrt((RESIDUAL_RUNS * prior**2 + residuals.size * robust**2) / (RESIDUAL_RUNS + residuals.size)))
 
 
+def fit_pooled(runs: Mapping[str, Sequence[Observation]], starts_from: Mapping[str, DeviceProfile], *, starts: int = 1, seed: int = 0) -> dict[str, Fit]:
+    """Fit several similar devices at once: what one device's runs leave open, the others' settle.
+
+    ``x_device = mu + delta_device``, ``mu ~ N(literature, sd)``, ``delta ~ N(0, device_sd)``: a multilevel model, as in Gelman and Hill, 2007.
+
+    Args:
+        runs: Observations of each device.
+        starts_from: The prior of each device, as `prior_for` makes it; its mean is the prior mean, shifts between devices included.
+        starts: Starting points.
+        seed: Of the starting points.
+    """
+    names = list(runs)
+    count = len(NAMES)
+    shared = np.diag([row.sd**2 for row in COEFFICIENTS])
+    own = np.diag([row.device_sd**2 for row in COEFFICIENTS])
+    cov = np.kron(np.ones((len(names), len(names))), shared) + np.kron(np.eye(len(names)), own)
+    groups = [(runs[name], starts_from[name]) for name in names]
+    mean = np.concatenate([starts_from[name].log_mean for name in names])
+    best = _best(groups, mean, cov, starts=starts, seed=seed)
+    return {name: _part(best, i, count, groups[i]) for i, name in enumerate(names)}
+
+
 def best_fit(observations: Sequence[Observation], start: DeviceProfile, *, starts: int = 3, seed: int = 0) -> Fit:
-    """The best of several maxima of the posterior."""
-    random = np.random.default_rng(seed)
-    root = np.linalg.cholesky(start.log_cov + 1e-12 * np.eye(len(NAMES)))
-    points = [start.log_mean] + [start.log_mean + 0.7 * root @ random.standard_normal(len(NAMES)) for _ in range(starts - 1)]
-    return min((_maximum(observations, start, root, point) for point in points), key=lambda fit: fit.objective)
+    """The best of several maxima of one device's posterior."""
+    group = (observations, start)
+    return _part(_best([group], start.log_mean, start.log_cov, starts=starts, seed=seed), 0, len(NAMES), group)
 
 
-def _maximum(observations: Sequence[Observation], prior: DeviceProfile, root: np.ndarray, point: np.ndarray) -> Fit:
+def _part(best: tuple[np.ndarray, np.ndarray, float], i: int, count: int, group: "Group") -> Fit:
+    observations, profile = group
+    place = slice(i * count, (i + 1) * count)
+    x = best[0][place]
+    log_time, log_energy = _simulate(observations, profile, x[None])
     seen = _seen(observations)
+    return Fit(log_mean=x, log_cov=best[1][place, place], objective=best[2], log_time=log_time[0] - seen[0], log_energy=log_energy[0] - seen[1])
+
+
+def _best(groups: "list[Group]", mean: np.ndarray, cov: np.ndarray, *, starts: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Place, covariance and objective of the best maximum of the joint posterior of several devices."""
+    random = np.random.default_rng(seed)
+    root = np.linalg.cholesky(cov + 1e-12 * np.eye(mean.size))
+    points = [mean] + [mean + 0.7 * root @ random.standard_normal(mean.size) for _ in range(starts - 1)]
+    return min((_maximum(groups, mean, root, point) for point in points), key=lambda best: best[2])
+
+
+def _maximum(groups: "list[Group]", mean: np.ndarray, root: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    seen = [_seen(observations) for observations, _ in groups]
+    count = len(NAMES)
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        data = _soft(_scaled(_simulate(observations, prior, x[None]), seen))[0]
-        return np.concatenate([data, solve_triangular(root, x - prior.log_mean, lower=True)])
+        parts = [_soft(_scaled(_simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0] for i, (o, profile) in enumerate(groups)]
+        return np.concatenate([*parts, solve_triangular(root, x - mean, lower=True)])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
-        settings = np.vstack([x, x + STEP * np.eye(x.size)])
-        data = _soft(_scaled(_simulate(observations, prior, settings), seen))
-        slopes = (data[1:] - data[0]) / STEP
-        return np.vstack([slopes.T, solve_triangular(root, np.eye(x.size), lower=True)])
+        blocks = []
+        for i, (o, profile) in enumerate(groups):
+            here = x[i * count : (i + 1) * count]
+            data = _soft(_scaled(_simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i]))
+            block = np.zeros((data.shape[1], x.size))
+            block[:, i * count : (i + 1) * count] = ((data[1:] - data[0]) / STEP).T
+            blocks.append(block)
+        return np.vstack([*blocks, solve_triangular(root, np.eye(x.size), lower=True)])
 
-    found = least_squares(residuals, point, jac=jacobian, method="trf", max_nfev=60, x_scale=np.sqrt(np.diag(prior.log_cov)))
-    log_time, log_energy = _simulate(observations, prior, found.x[None])
+    found = least_squares(residuals, point, jac=jacobian, method="trf", max_nfev=60, x_scale=np.linalg.norm(root, axis=1))
     j = jacobian(found.x)
-    return Fit(
-        log_mean=found.x,
-        log_cov=np.linalg.inv(j.T @ j),
-        objective=float(found.cost),
-        log_time=log_time[0] - seen[0],
-        log_energy=log_energy[0] - seen[1],
-    )
+    return found.x, np.linalg.inv(j.T @ j), float(found.cost)
 
 
 def _seen(observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 ASSUMED = "assumed: engineering estimate"
 HOROWITZ = "scaled from Horowitz, Computing's energy problem, ISSCC 2014, doi:10.1109/ISSCC.2014.6757323"
+ZEROS = "data-dependent GPU power, up to about 40 % of it: Gregersen, Patel, Choukse, arXiv 2409.18324"
 EAGER = "assumed: PyTorch eager overheads on server CPUs, a few microseconds an operator"
 
 
@@ -38,11 +39,12 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
     Coefficient("eff_conv", "1", "the same for convolutions, as implicit products", 0.5, 0.5, 0.3, 0.2, _T),
     Coefficient("eff_depthwise", "1", "share of the vector peak that a depthwise convolution reaches", 0.15, 0.15, 0.4, 0.3, _T),
     Coefficient("k_start", "1", "inner dimension at which starting up costs as much as the product", 250.0, 30.0, 0.2, 0.2, _T),
+    Coefficient("k_start_fp32", "1", "the same on the vector lanes, which are slower and so hide it better", 20.0, 20.0, 0.5, 0.2, _T),
     Coefficient("cycles_light", "clock", "lane cycles an element of a light op takes", 2.0, 1.0, 0.5, 0.3, _T),
     Coefficient("cycles_heavy", "clock", "lane cycles an element of a transcendental op takes", 8.0, 12.0, 0.5, 0.3, _T),
     Coefficient("eff_dram", "1", "share of the DRAM bandwidth that is reached", 0.82, 0.7, 0.1, 0.1, _T),
     Coefficient("cache_frac", "1", "share of the last-level cache that keeps activations between ops", 0.5, 0.5, 0.5, 0.3, _T),
-    Coefficient("t_kernel_s", "s", "start and drain of one kernel on the device", 3e-6, 1e-6, 0.1, 0.2, _T),
+    Coefficient("t_kernel_s", "s", "start and drain of one kernel on the device at its top clock", 2e-6, 1e-6, 0.2, 0.2, _T),
     Coefficient("t_launch_s", "s", "host time of one kernel launch", 7e-6, 3e-6, 0.3, 0.4, _T, EAGER),
     Coefficient("t_product_s", "s", "host time a matrix product takes beyond a launch", 3e-6, 3e-6, 0.7, 0.4, _T, EAGER),
     Coefficient("t_conv_s", "s", "host time a convolution takes beyond a launch", 10e-6, 10e-6, 0.7, 0.4, _T, EAGER),
@@ -51,7 +53,7 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
     Coefficient("e_tensor_j", "J/FLOP", "fp16, bf16 or int8 operation on the matrix unit", 0.5e-12, 20e-12, 0.3, 0.3, _E, HOROWITZ),
     Coefficient("e_tf32_j", "J/FLOP", "tf32 operation on the matrix unit", 1.0e-12, 40e-12, 0.3, 0.3, _E, HOROWITZ),
     Coefficient("e_fp32_j", "J/FLOP", "fp32 operation on the vector lanes", 3.5e-12, 40e-12, 0.3, 0.3, _E, HOROWITZ),
-    Coefficient("zeros_frac", "1", "share of a product's energy that is left when a ReLU wrote its input", 0.7, 0.95, 0.2, 0.1, _E),
+    Coefficient("zeros_frac", "1", "share of a product's energy that is left when a ReLU wrote its input", 0.62, 0.95, 0.15, 0.1, _E, ZEROS),
     Coefficient("e_light_j", "J", "element of a light op", 20e-12, 100e-12, 0.5, 0.4, _E, HOROWITZ),
     Coefficient("e_heavy_j", "J", "element of a transcendental op", 60e-12, 400e-12, 0.5, 0.4, _E, HOROWITZ),
     Coefficient("e_dram_j", "J/B", "byte moved to or from DRAM", 40e-12, 80e-12, 0.25, 0.25, _E, HOROWITZ),

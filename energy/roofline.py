@@ -45,6 +45,7 @@ class Features:
     product: np.ndarray  # bool: runs on a matrix or vector unit as a product
     filled_clocks: np.ndarray  # FLOP x excess / (units x FLOP per clock): clocks at full efficiency
     inverse_k: np.ndarray
+    k_start: np.ndarray  # index of the coefficient of starting up
     efficiency: np.ndarray  # index of the efficiency coefficient
     flop: np.ndarray
     flop_energy: np.ndarray  # index of the coefficient of joules a FLOP
@@ -112,6 +113,7 @@ def _arrays(ops: list[OpCost], spec: "DeviceSpec", row_of: np.ndarray, row_calls
         product=product,
         filled_clocks=flop * fill / peak,
         inverse_k=np.where(np.isin(kind, PRODUCTS), 1 / np.maximum(shape[3], 1), 0.0),
+        k_start=np.where(tensor, INDEX["k_start"], INDEX["k_start_fp32"]),
         efficiency=np.array([INDEX[EFFICIENCY.get((op.kind, unit != "fp32"), "eff_fp32")] for op, unit in zip(ops, units, strict=True)], dtype=np.intp),
         flop=flop,
         flop_energy=np.array(
@@ -171,7 +173,7 @@ def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: 
         return column
 
     clock = clock_hz[:, None]
-    t_math = f.filled_clocks * (1 + coef("k_start") * f.inverse_k) / (clock * x[:, f.efficiency])
+    t_math = f.filled_clocks * (1 + x[:, f.k_start] * f.inverse_k) / (clock * x[:, f.efficiency])
     t_elem = (f.light * coef("cycles_light") + f.heavy * coef("cycles_heavy")) / clock
     cached = coef("cache_frac") * spec.cache_bytes
     squared = f.activation_bytes**2
@@ -179,7 +181,7 @@ def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: 
     t_dram = dram_bytes / (spec.dram_bytes_per_s * coef("eff_dram"))
     t_math = t_math + t_elem
     t_work = np.where(f.product, _norm(t_math, t_dram, OVERLAP_PRODUCT), _norm(t_math, t_dram, OVERLAP_ELEMENTWISE))
-    t_op = t_work + f.launches * coef("t_kernel_s")
+    t_op = t_work + f.launches * coef("t_kernel_s") * spec.clock_hz / clock
     t_host = f.launches * coef("t_launch_s") + f.products * coef("t_product_s") + f.convs * coef("t_conv_s") + f.views * coef("t_view_s")
 
     device_s = t_op @ f.calls
