@@ -152,7 +152,7 @@ def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: 
     ``t_dram = (miss activation_bytes + weight_bytes) / (bandwidth eff_dram)``, ``miss = a^2 / (a^2 + (cache_frac cache)^2)``
     ``T_host = t_launch launches + t_product products + t_conv convs + t_view views + t_module module_calls``
     ``t      = (T_gpu^8 + T_host^8)^(1/8)`` on a GPU, ``T_gpu + T_host`` on a CPU, where the host does the work itself
-    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP zeros + e_elem elements + P_busy f/f_max T_gpu) + e_dram bytes``
+    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_gpu) + e_dram bytes``
 
     Time and energy are given to the ops in proportion to their part in each term (Euler's theorem: t is homogeneous in its parts).
 
@@ -205,7 +205,7 @@ def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: 
     floor_w = idle_w + x[:, INDEX["host_frac"]] * spec.power_limit_w
     busy_w = x[:, INDEX["busy_frac"]] * spec.power_limit_w * share
     op_dynamic_j = (
-        x[:, f.flop_energy] * f.flop * np.where(f.zeros, coef("zeros_frac"), 1.0)
+        x[:, f.flop_energy] * f.flop * (1 + x[:, f.k_start] * f.inverse_k) * np.where(f.zeros, coef("zeros_frac"), 1.0)
         + lanes * (f.light * coef("e_light_j") + f.heavy * coef("e_heavy_j"))
         + busy_w[:, None] * t_op
     )
