@@ -160,7 +160,7 @@ def test_the_queue_and_the_spending_stay_within_the_stated_bounds(slots, seed, e
         run.slot(scheduler, slot, levels, actual_frac=rng.random())
         state = scheduler.state()
         rate = state["rate_j"] if rate is None else rate
-        forced += state["forced"] and run.chosen[-1] is not None
+        forced += run.chosen[-1] is not None and state["outlay"]["chosen_j"] == 0
         weight_max = e_max * rate * math.sqrt(state["chances"])
         bound = weight_max * 1.0 / e_min + e_max
         assert scheduler.queue_j <= bound * (1 + 1e-9)

@@ -1,9 +1,10 @@
 """`token-bucket`: joules drip into a bucket at the affordable rate; sends when it holds a send and the link is good."""
 
 from bisect import insort
+from dataclasses import asdict
 from typing import Any
 
-from budjoule.training.schedulers.offer import Offer, affordable, best, flush, pace
+from budjoule.training.schedulers.offer import Offer, Outlay, affordable, best, flush, pace
 
 
 class TokenBucket:
@@ -11,31 +12,31 @@ class TokenBucket:
 
     def __init__(self) -> None:
         self._prices: list[float] = []
+        self._outlay = Outlay()
         self._tokens_j: float | None = None
 
     def decide(self, offer: Offer) -> int | None:
         """The most valuable affordable level if the bucket pays for it and the price is no worse than usual."""
         price_j = offer.price_j
         insort(self._prices, price_j)
-        rate_j = pace(offer).rate_j
         # A full bucket to begin with: nothing is gained by holding back the first send.
-        self._tokens_j = (price_j if self._tokens_j is None else self._tokens_j) + rate_j
+        held_j = price_j if self._tokens_j is None else self._tokens_j
+        tokens_j = self._tokens_j = held_j + pace(offer).rate_j - self._outlay.at(offer)
         can = affordable(offer)
         if offer.last:
             return flush(offer, can)
         good = price_j <= self._prices[(len(self._prices) - 1) // 2]
-        tokens_j = self._tokens_j
-        return best(offer, [index for index in can if good and offer.levels[index].energy_upper_j <= tokens_j])
+        can = [index for index in can if good and offer.levels[index].energy_upper_j <= tokens_j]
+        return self._outlay.chose(offer, best(offer, can))
 
     def settle(self, spent_j: float) -> None:
-        """Take what the send cost out of the bucket."""
-        self._tokens_j = (self._tokens_j or 0.0) - spent_j
+        """The next offer says what is left, answers included."""
 
     def state(self) -> dict[str, Any]:
         """The prices seen and what the bucket holds."""
-        return {"prices": list(self._prices), "tokens_j": self._tokens_j}
+        return {"prices": list(self._prices), "outlay": asdict(self._outlay), "tokens_j": self._tokens_j}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The prices seen and what the bucket holds."""
-        self._prices = list(state["prices"])
+        self._prices, self._outlay = list(state["prices"]), Outlay(**state["outlay"])
         self._tokens_j = state["tokens_j"]
