@@ -94,12 +94,21 @@ def _version(package: str) -> str | None:
 
 
 def _profiles() -> dict[str, Any]:
-    """How many device profiles come with the package; a broken installation is said, not raised."""
-    from importlib.resources import files
+    """The device profiles that estimates can name, and the user's folder that calibration writes to."""
+    from budjoule.energy.device import profile_paths, user_profile_folder
 
-    folder = files("budjoule.calibration.profiles")
-    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    return {"folder": str(folder), "names": names}
+    folder = user_profile_folder()
+    return {
+        "folder": str(folder),
+        "writable": _writable(folder),
+        "names": sorted({name for name, _ in profile_paths()}),
+    }
+
+
+def _writable(folder: Path) -> bool:
+    """Whether the folder, or the nearest parent that exists and would hold it, can be written."""
+    existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def _lines(findings: dict[str, Any]) -> str:
@@ -110,7 +119,11 @@ def _lines(findings: dict[str, Any]) -> str:
     installed = [f"{name} {number}" for name, number in findings["packages"].items() if number]
     absent = [name for name, number in findings["packages"].items() if not number]
     rows.append(f"packages  {', '.join(installed)}" + (f"; not installed: {', '.join(absent)}" if absent else ""))
-    rows.append(f"profiles  {len(findings['profiles']['names'])} in {findings['profiles']['folder']}")
+    profiles = findings["profiles"]
+    rows.append(f"profiles  {', '.join(profiles['names']) or 'none'}")
+    rows.append(
+        f"yours     {profiles['folder']}" + ("" if profiles["writable"] else " (not writable: set XDG_DATA_HOME)")
+    )
     rows.append("meters")
     for row in findings["meters"]:
         if row["available"]:

@@ -1,12 +1,12 @@
 """Chooses the meter of a window: the counters this machine has, else the labelled estimate; opened once a process."""
 
+import os
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from budjoule.energy.errors import MeterError, UsageError
 from budjoule.energy.meters import METERS, Meter
-from budjoule.energy.meters.sysfs import sysfs_root
 from budjoule.energy.meters.together import Together
 from budjoule.energy.meters.watch import Watch
 
@@ -75,7 +75,7 @@ def open_named(name: str) -> Meter:
 
 
 def _shared(name: str | None) -> Choice:
-    key = (name or "", str(sysfs_root()))
+    key = (name or "", os.environ.get("BUDJOULE_SYSFS_ROOT", ""))
     choice = _open.get(key)
     # An estimate is looked at again now and then: the user may have made the counters readable meanwhile.
     if choice is not None and (

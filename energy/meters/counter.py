@@ -105,4 +105,4 @@ class Counter:
 
     def mark(self) -> Mark:
         """The books as they stand."""
-        return Mark(self.total_j, self.unsure_j, self.steps, self.resets, self.late, self.gaps, self.read_s)
+        return Mark._make((self.total_j, self.unsure_j, self.steps, self.resets, self.late, self.gaps, self.read_s))

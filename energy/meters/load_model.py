@@ -8,14 +8,12 @@ RAPL measurements of four x86 machines that the CodeCarbon project published (MI
 
 import math
 import os
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from budjoule.energy.errors import MeterError
-from budjoule.energy.files import write_atomic
 from budjoule.energy.meters.rapl import thermal_design_power_w
 
 _KNEE = 0.5
@@ -180,6 +178,8 @@ def save_load_model(model: LoadModel) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     import tomli_w
 
+    from budjoule.energy.files import write_atomic
+
     write_atomic(path, tomli_w.dumps({key: value for key, value in asdict(model).items() if value is not None}))
     return path
 
@@ -196,6 +196,8 @@ def this_machine(root: Path | None = None) -> LoadModel:
     except OSError:
         tdp_w = thermal_design_power_w(root)
         return model_from_tdp(tdp_w) if tdp_w else model_from_cores(_cores())
+    import tomllib
+
     try:
         return LoadModel(**tomllib.loads(text))
     except (tomllib.TOMLDecodeError, TypeError, MeterError) as error:

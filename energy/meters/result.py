@@ -6,7 +6,7 @@ from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters.choose import Choice
 from budjoule.energy.meters.load_model import energy_unseen_j, this_machine
 from budjoule.energy.meters.meter import Domain
-from budjoule.energy.meters.tree import Span, span, summed
+from budjoule.energy.meters.tree import Span, faults, span, summed
 from budjoule.energy.meters.watch import Stamp
 
 
@@ -29,19 +29,25 @@ def result(label: str, choice: Choice, begin: Stamp, end: Stamp, *, begin_unix_s
     domains = {name: each.energy_j for name, each in spans.items() if each.seen}
     if duration_s > 0 and not any(spans[name].seen for name in names):
         return _unseen(label, meter.method, duration_s, begin_unix_s)
-    notes = [note for name in names for note in spans[name].notes]
+    notes: list[str] = []
+    energy_j = low_j = high_j = 0.0
+    for domain, first, last in zip(meter.domains, begin.marks, end.marks, strict=True):
+        if domain.name in names:
+            each = spans[domain.name]
+            energy_j, low_j, high_j = energy_j + each.energy_j, low_j + each.low_j, high_j + each.high_j
+            notes += faults(domain, first, last, begin_s=begin.at_s, end_s=end.at_s)
     return Measurement(
         label=label,
-        energy_j=sum(spans[name].energy_j for name in names),
-        energy_low_j=sum(spans[name].low_j for name in names),
-        energy_high_j=sum(spans[name].high_j for name in names),
+        energy_j=energy_j,
+        energy_low_j=low_j,
+        energy_high_j=high_j,
         duration_s=duration_s,
         begin_unix_s=begin_unix_s,
         domains=domains,
         summed=names,
         source=meter.source,
         method=meter.method,
-        notes=(*dict.fromkeys(notes), *_left_out(meter.domains, spans, names), *meter.notes, *choice.notes),
+        notes=(*notes, *_left_out(meter.domains, spans, names), *meter.notes, *choice.notes),
     )
 
 

@@ -42,12 +42,13 @@ class Attribute:
         opener: Opens it; raises `PermissionError` or another `OSError`.
     """
 
-    __slots__ = ("_fd", "_opener", "_scale", "path")
+    __slots__ = ("_fd", "_opener", "_scale", "_text", "path")
 
     def __init__(self, path: Path, *, scale: float, opener: Opener = os.open) -> None:
         self.path = path
         self._scale = scale
         self._opener = opener
+        self._text = b""
         self._fd = opener(str(path), os.O_RDONLY)
 
     def read(self) -> float | None:
@@ -66,13 +67,17 @@ class Attribute:
     def _read(self) -> bytes | None:
         for tries in range(_TRIES):
             try:
-                if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:  # removed, or replaced by a rename
-                    self.close()
+                if self._fd < 0:
                     self._fd = self._opener(str(self.path), os.O_RDONLY)
                 text = os.pread(self._fd, 64, 0)
+                # A file that was removed or replaced by a rename reads as it did: only then is it worth a second look.
+                if text == self._text and os.fstat(self._fd).st_nlink == 0:
+                    self.close()
+                    continue
             except OSError:
                 return None
             if text:
+                self._text = text
                 return text
             if tries:  # empty: a writer is between truncating and writing
                 time.sleep(_RETRY_S)
@@ -83,3 +88,4 @@ class Attribute:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            self._text = b""

@@ -10,7 +10,7 @@ _FEW_UPDATES = 10
 
 
 class Span(NamedTuple):
-    """One domain over one window: its energy, the interval around it and what went wrong.
+    """One domain over one window: its energy and the interval around it.
 
     Args:
         energy_j: Energy counted. [J]
@@ -19,7 +19,6 @@ class Span(NamedTuple):
         stepped: It moved, or the window is too short to expect it.
         seen: It was read after the window opened.
         sound: It was read at the window's end, without a reset, a gap or a late poll.
-        notes: Faults, in words.
     """
 
     energy_j: float
@@ -28,7 +27,6 @@ class Span(NamedTuple):
     stepped: bool
     seen: bool
     sound: bool
-    notes: tuple[str, ...]
 
 
 def span(domain: Domain, begin: Mark, end: Mark, *, begin_s: float, end_s: float) -> Span:
@@ -46,41 +44,51 @@ def span(domain: Domain, begin: Mark, end: Mark, *, begin_s: float, end_s: float
         end_s: When it closed. [s]
     """
     energy_j, unsure_j, duration_s = end.total_j - begin.total_j, end.unsure_j - begin.unsure_j, end_s - begin_s
-    stepped, notes = end.steps != begin.steps, []
-    gone = end.gaps > begin.gaps and end.read_s < end_s
+    gone = _gone(begin, end, end_s)
+    long = duration_s >= _FEW_UPDATES * domain.update_s and duration_s > 0
+    step_j = domain.unit_j + domain.update_s * (energy_j / duration_s if long else domain.limit_w)
+    stepped = domain.kind == "power" or end.steps != begin.steps
     if gone:
         unsure_j += domain.limit_w * (end_s - max(begin_s, end.read_s))
+    elif not stepped:  # the counter says nothing: between no energy at all and the limit
+        step_j = max(step_j, domain.limit_w * duration_s)
+    return Span(
+        energy_j,
+        max(0.0, energy_j * (1 - domain.error_low_frac) - step_j),
+        energy_j * (1 + domain.error_high_frac) + step_j + unsure_j,
+        stepped or not long,
+        not gone or end.read_s > begin_s,
+        not gone and end.resets == begin.resets and end.late == begin.late,
+    )
+
+
+def faults(domain: Domain, begin: Mark, end: Mark, *, begin_s: float, end_s: float) -> list[str]:
+    """What went wrong with a domain in a window, in words; the arguments are those of `span`."""
+    notes = []
+    duration_s = end_s - begin_s
+    if gone := _gone(begin, end, end_s):
         seen_s = max(0.0, end.read_s - begin_s)
         notes.append(f"{domain.name} could not be read any more after {seen_s:.3g} s: its energy is a lower bound")
     if resets := end.resets - begin.resets:
         notes.append(f"{domain.name} was reset {resets} time(s): its energy is a lower bound")
     if late := end.late - begin.late:
         notes.append(
-            f"{domain.name} was read {late} time(s) so late that a wrap may have been missed: its energy is a lower bound"
+            f"{domain.name} was read so late {late} time(s) that it may have wrapped unseen: its energy is a lower bound"
         )
-    step_j = domain.unit_j + domain.update_s * _power_w(domain, energy_j, duration_s)
-    if domain.kind == "energy" and not stepped and not gone:
-        # The counter says nothing: between no energy at all and the limit, or one update's worth of it.
-        step_j = max(step_j, domain.limit_w * duration_s)
+    if domain.kind == "energy" and end.steps == begin.steps and not gone:
         notes.append(
-            f"{domain.name} did not step in {duration_s:.3g} s: its energy is known only to lie below {step_j:.3g} J"
+            f"{domain.name} did not step in {duration_s:.3g} s: its energy is anything up to the interval's end"
         )
     elif domain.update_s and duration_s < _FEW_UPDATES * domain.update_s:
         notes.append(
             f"the window of {duration_s:.3g} s is short for {domain.name}, which is updated every {domain.update_s:.3g} s: "
             "measure several repetitions in one window"
         )
-    low_j = max(0.0, energy_j * (1 - domain.error_low_frac) - step_j)
-    high_j = energy_j * (1 + domain.error_high_frac) + step_j + unsure_j
-    moved = domain.kind == "power" or stepped or duration_s < _FEW_UPDATES * domain.update_s
-    seen = end.read_s > begin_s or not gone
-    return Span(energy_j, low_j, high_j, moved, seen, not (gone or resets or late), tuple(notes))
+    return notes
 
 
-def _power_w(domain: Domain, energy_j: float, duration_s: float) -> float:
-    if duration_s >= _FEW_UPDATES * domain.update_s and duration_s > 0:
-        return energy_j / duration_s
-    return domain.limit_w
+def _gone(begin: Mark, end: Mark, end_s: float) -> bool:
+    return end.gaps > begin.gaps and end.read_s < end_s
 
 
 def summed(domains: Sequence[Domain], spans: Mapping[str, Span]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Watch:
     @property
     def readable(self) -> bool:
         """At least one domain that may stand in a total could be read at the last reading."""
-        return any(counter.last is not None for counter in self._counters if counter.domain.counts)
+        return any(counter.last is not None and counter.domain.counts for counter in self._counters)
 
     def begin(self) -> Stamp:
         """Open a window. Ended by `end` or `leave`, in any thread and any order."""
@@ -112,7 +112,7 @@ class Watch:
             return [None] * len(self._counters)
 
     def _stamp(self, now_s: float) -> Stamp:
-        return Stamp(now_s, tuple(counter.mark() for counter in self._counters))
+        return Stamp(now_s, tuple([counter.mark() for counter in self._counters]))
 
 
 class Attendant:

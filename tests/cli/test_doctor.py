@@ -95,3 +95,14 @@ def test_doctor_prints_one_json_document_and_imports_no_torch(empty_tree: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(done.stdout)["packages"]["torch"]
+
+
+def test_doctor_says_where_the_users_profiles_go_and_whether_they_can(
+    empty_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(empty_tree / "data"))
+    profiles = verb.examine()["profiles"]
+    assert profiles["folder"].startswith(str(empty_tree / "data"))
+    assert profiles["writable"]
+    (empty_tree / "data").write_text("a file in the way")
+    assert not verb.examine()["profiles"]["writable"]

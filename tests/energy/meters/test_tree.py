@@ -4,13 +4,13 @@ import pytest
 
 from budjoule.energy.meters.counter import Mark
 from budjoule.energy.meters.meter import Domain
-from budjoule.energy.meters.tree import Span, span, summed
+from budjoule.energy.meters.tree import Span, faults, span, summed
 
 BEGIN = Mark(0.0, 0.0, 0, 0, 0, 0, 0.0)
 
 
 def moved(energy_j: float, *, stepped: bool = True, sound: bool = True) -> Span:
-    return Span(energy_j, energy_j, energy_j, stepped, True, sound, ())
+    return Span(energy_j, energy_j, energy_j, stepped, True, sound)
 
 
 def domains() -> list[Domain]:
@@ -63,7 +63,7 @@ def test_span_interval_holds_step_and_published_error() -> None:
     step_j = 0.5 + 0.001 * 50.0
     assert result.low_j == pytest.approx(90.0 - step_j)
     assert result.high_j == pytest.approx(120.0 + step_j)
-    assert result.notes == ()
+    assert faults(domain, BEGIN, Mark(100.0, 0.0, 5, 0, 0, 0, 2.0), begin_s=0.0, end_s=2.0) == []
 
 
 def test_span_of_a_counter_that_did_not_step_reaches_up_to_the_limit() -> None:
@@ -71,13 +71,13 @@ def test_span_of_a_counter_that_did_not_step_reaches_up_to_the_limit() -> None:
     result = span(domain, BEGIN, BEGIN._replace(read_s=0.0005), begin_s=0.0, end_s=0.0005)
     assert (result.energy_j, result.low_j) == (0.0, 0.0)
     assert result.high_j >= 0.5
-    assert "did not step" in result.notes[0]
+    assert "did not step" in faults(domain, BEGIN, BEGIN._replace(read_s=0.0005), begin_s=0.0, end_s=0.0005)[0]
 
 
 def test_span_shorter_than_a_few_updates_says_so_and_is_wide() -> None:
     domain = Domain(name="package-0", update_s=0.001)
     result = span(domain, BEGIN, Mark(0.1, 0.0, 1, 0, 0, 0, 0.003), begin_s=0.0, end_s=0.003)
-    assert "short" in result.notes[0]
+    assert "short" in faults(domain, BEGIN, Mark(0.1, 0.0, 1, 0, 0, 0, 0.003), begin_s=0.0, end_s=0.003)[0]
     assert result.high_j >= 1.0
 
 
@@ -86,5 +86,5 @@ def test_span_of_a_vanished_counter_widens_by_the_limit_since_it_was_last_read()
     result = span(domain, BEGIN, Mark(40.0, 0.0, 1, 0, 0, 1, 2.0), begin_s=0.0, end_s=5.0)
     assert result.low_j <= 40.0 <= result.energy_j
     assert result.high_j == pytest.approx(40.0 + 3000.0)
-    assert "could not be read" in result.notes[0]
+    assert "could not be read" in faults(domain, BEGIN, Mark(40.0, 0.0, 1, 0, 0, 1, 2.0), begin_s=0.0, end_s=5.0)[0]
     assert not result.sound

@@ -1,0 +1,142 @@
+"""What measuring costs: budjoule beside Zeus, pyJoules and CodeCarbon, on the same fake powercap tree.
+
+python tests/benchmarks/meter_overhead.py [--python PATH] [--windows N]
+
+Each tool runs in a fresh process of the given interpreter, which needs `psutil` and whichever peers are to be compared
+(`pip install zeus pyJoules codecarbon psutil`). A window is one begin and one end
+(CodeCarbon: a task; it finds no tree of ours and estimates). `start` is from the import to the end of the
+first window. Sockets are those connected to or looked up; threads and processes those alive after the last window.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SETUPS = {
+    "budjoule": """
+import budjoule as bj
+def window():
+    with bj.measure("w") as m: pass
+    m.energy_j
+""",
+    "pyJoules": """
+from pyJoules.device import rapl_device
+rapl_device.RAPL_API_DIR = root + "/class/powercap/intel-rapl"
+from pyJoules.energy_meter import EnergyMeter
+device = rapl_device.RaplDevice(); device.configure()
+meter = EnergyMeter([device])
+def window():
+    meter.start("w"); meter.stop(); meter.get_trace()
+""",
+    "zeus": """
+from zeus.device.cpu import rapl
+rapl.RAPL_DIR = root + "/class/powercap/intel-rapl"
+from zeus.monitor import ZeusMonitor
+monitor = ZeusMonitor(gpu_indices=[])
+def window():
+    monitor.begin_window("w", sync_execution=False); monitor.end_window("w", sync_execution=False)
+""",
+    "codecarbon": """
+from codecarbon import OfflineEmissionsTracker
+tracker = OfflineEmissionsTracker(country_iso_code="FRA", save_to_file=False, log_level="critical")
+def window():
+    tracker.start_task("w"); tracker.stop_task("w")
+""",
+}
+
+HARNESS = """
+import json, os, statistics, sys, time
+def main():
+    sockets = []
+    sys.addaudithook(lambda event, args: sockets.append(event) if event in ("socket.connect", "socket.getaddrinfo") else None)
+    root, windows = sys.argv[1], int(sys.argv[2])
+    start_s = time.perf_counter()
+    scope = {"root": root}
+    exec(SETUP, scope)
+    window = scope["window"]
+    window()
+    start_s = time.perf_counter() - start_s
+    handles = len(os.listdir("/proc/self/fd"))
+    times = []
+    for _ in range(windows):
+        before = time.perf_counter(); window(); times.append(time.perf_counter() - before)
+    import psutil
+    process = psutil.Process()
+    print("RESULT" + json.dumps({
+        "start_s": start_s, "median_s": statistics.median(times), "mean_s": statistics.fmean(times), "sockets": len(sockets),
+        "threads": process.num_threads() - 1, "processes": len(process.children(recursive=True)),
+        "handles": len(os.listdir("/proc/self/fd")) - handles, "memory_bytes": process.memory_info().rss}))
+    sys.stdout.flush()
+    for child in process.children(recursive=True):
+        child.kill()  # Zeus's would hold the output open
+    os._exit(0)
+if __name__ == "__main__":
+    main()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has the peers installed")
+    parser.add_argument("--windows", type=int, default=2000)
+    arguments = parser.parse_args()
+    print(
+        f"{'tool':<12}{'window':>12}{'mean':>12}{'start':>10}{'threads':>9}{'processes':>11}{'sockets':>9}{'memory':>10}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _tree(root)
+        for tool, setup in SETUPS.items():
+            windows = 20 if tool == "codecarbon" else arguments.windows  # a task of CodeCarbon takes most of a second
+            figures = _run(arguments.python, root, setup, windows)
+            if figures is None:
+                print(f"{tool:<12}{'did not run with ' + arguments.python:>12}")
+                continue
+            print(
+                f"{tool:<12}{figures['median_s'] * 1e6:>9.1f} µs{figures['mean_s'] * 1e6:>9.1f} µs{figures['start_s']:>8.2f} s"
+                f"{figures['threads']:>9}{figures['processes']:>11}{figures['sockets']:>9}{figures['memory_bytes'] / 1e6:>7.0f} MB"
+            )
+
+
+def _tree(root: Path) -> None:
+    """A package with its core and DRAM, nested as pyJoules and Zeus look for them."""
+    top = root / "class" / "powercap" / "intel-rapl"
+    for identity, name in (
+        ("intel-rapl:0", "package-0"),
+        ("intel-rapl:0/intel-rapl:0:0", "core"),
+        ("intel-rapl:0/intel-rapl:0:1", "dram"),
+    ):
+        zone = top / identity
+        zone.mkdir(parents=True)
+        (zone / "name").write_text(name + "\n")
+        (zone / "energy_uj").write_text("123456789\n")
+        (zone / "max_energy_range_uj").write_text("262143328850\n")
+
+
+def _run(python: str, root: Path, setup: str, windows: int) -> dict[str, Any] | None:
+    script = root / "harness.py"  # a file: spawned processes import it anew
+    script.write_text(f"SETUP = {setup!r}\n{HARNESS}")
+    source = str(Path(__file__).resolve().parents[2] / "src")
+    environment = os.environ | {"BUDJOULE_SYSFS_ROOT": str(root), "PYTHONPATH": source}
+    done = subprocess.run(
+        [python, str(script), str(root), str(windows)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    if not lines:
+        print(done.stderr.strip().splitlines()[-1:] or "no output", file=sys.stderr)
+        return None
+    return dict(json.loads(lines[-1].removeprefix("RESULT")))
+
+
+if __name__ == "__main__":
+    main()
