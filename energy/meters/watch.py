@@ -120,7 +120,9 @@ class Attendant:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._due_s: dict[Watch, float] = {}
+        self._due_s: weakref.WeakKeyDictionary[Watch, float] = (
+            weakref.WeakKeyDictionary()
+        )  # a watch nobody holds needs no poll
         self._until_s = float("inf")
         self._thread: threading.Thread | None = None
 

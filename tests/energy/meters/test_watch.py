@@ -1,7 +1,9 @@
 """Windows that share a watch: nested, overlapping, in threads, after a fork; and the thread that polls for them."""
 
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -158,3 +160,16 @@ def test_window_in_a_forked_child_works_though_the_lock_was_held(hand_meter: Cal
                 os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     watch.end()
+
+
+def test_attendant_holds_no_watch_that_nobody_else_holds(hand_meter: Callable[..., Any]) -> None:
+    attendant, references = Attendant(), []
+    for _ in range(20):
+        watch = Watch(hand_meter([PACKAGE], [0.0]), attended=False)
+        watch.begin()
+        attendant.call(watch)
+        watch.end()
+        references.append(weakref.ref(watch))
+    del watch
+    gc.collect()
+    assert not any(reference() for reference in references)
