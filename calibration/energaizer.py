@@ -1,4 +1,4 @@
-"""Fit GPU profiles on the measured forward passes of the EnergAIzer data set (MIT licence, arXiv 2604.20105) and ship them.
+"""Fit GPU profiles together on the measured forward passes of the EnergAIzer data set (MIT licence, arXiv 2604.20105) and ship them.
 
 `python -m budjoule.calibration.energaizer MEASUREMENTS.csv` prints the leave-one-family-out error of each device; with
 `--write` it saves the profiles beside the others. The data themselves are not part of this project.
@@ -7,7 +7,7 @@
 import argparse
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from budjoule.calibration.fit import fit_profile
+from budjoule.calibration.fit import fit_pooled, posterior, prior_for
 from budjoule.calibration.observation import Observation
 from budjoule.energy.device import DeviceProfile, DeviceSpec
 from budjoule.energy.predict import predict
@@ -143,44 +143,60 @@ def errors(observations: Iterable[Observation], profile: DeviceProfile) -> np.nd
     return np.array(rows, dtype=float)
 
 
-def leave_one_family_out(observations: list[Observation], device: str, tables: dict[str, Any], prior: DeviceProfile | None = None) -> dict[str, np.ndarray]:
-    """Errors on each family by a profile that was fitted without it."""
-    result = {}
-    for family in dict.fromkeys(o.group for o in observations):
-        kept = [o for o in observations if o.group != family]
-        profile = fit_profile(kept, spec=SPECS[device], prior=prior, name=device, **tables)
-        result[family] = errors([o for o in observations if o.group == family], profile)
+def fit_all(runs: Mapping[str, Sequence[Observation]], tables: Mapping[str, dict[str, Any]], provenance: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, DeviceProfile]:
+    """Fit the data set's devices together."""
+    priors = {d: prior_for(SPECS[d], None, name=d, title=TITLES[d], **tables[d]) for d in runs}
+    fits = fit_pooled(runs, priors)
+    others = {d: sorted(set(runs) - {d}) for d in runs}
+    return {d: posterior(fits[d], priors[d], None, {"pooled_with": others[d], **(provenance or {}).get(d, {})}) for d in runs}
+
+
+def leave_one_family_out(runs: Mapping[str, Sequence[Observation]], tables: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    """Errors of each device on each family by profiles that were fitted without that family on any device."""
+    result: dict[str, dict[str, np.ndarray]] = {d: {} for d in runs}
+    for family in sorted({o.group for rows in runs.values() for o in rows}):
+        kept = {d: [o for o in rows if o.group != family] for d, rows in runs.items()}
+        profiles = fit_all({d: rows for d, rows in kept.items() if rows}, tables)
+        for d, rows in runs.items():
+            if left_out := [o for o in rows if o.group == family]:
+                result[d][family] = errors(left_out, profiles[d])
     return result
+
+
+def report_line(name: str, rows: np.ndarray) -> str:
+    """One line of the table of errors: means of the absolute errors in %, and the share inside the interval."""
+    energy, time, power = 100 * np.abs(rows[:, :3]).mean(axis=0)
+    return f"  {name:18s} energy {energy:5.1f} %  time {time:5.1f} %  power {power:5.1f} %  inside the 90 % interval {100 * rows[:, 3].mean():3.0f} %  ({len(rows)} runs)"
 
 
 def main() -> None:
     """Fit, print the errors, and write the profiles where asked to."""
     parser = argparse.ArgumentParser(description="Fit GPU profiles on the EnergAIzer measurements.")
     parser.add_argument("csv", type=Path, help="measurements.csv; clock_tables.json is read from beside it")
-    parser.add_argument("--device", action="append", help="only these devices")
     parser.add_argument("--write", action="store_true", help="save the profiles among those that ship")
     options = parser.parse_args()
-    observations = read(options.csv)
-    for device in options.device or observations:
-        rows = observations[device]
-        tables = clock_tables(options.csv.parent / "clock_tables.json", device)
-        table = leave_one_family_out(rows, device, tables)
-        everything = np.vstack(list(table.values()))
-        print(f"{device}: leave one family out, {len(rows)} runs")
-        for family, part in [*table.items(), ("all", everything)]:
-            energy, time, power = 100 * np.abs(part[:, :3]).mean(axis=0)
-            print(f"  {family:18s} energy {energy:5.1f} %  time {time:5.1f} %  power {power:5.1f} %  inside the 90 % interval {100 * part[:, 3].mean():3.0f} %")
-        unseen = {"energy": float(np.abs(everything[:, 0]).mean()), "time": float(np.abs(everything[:, 1]).mean()), "power": float(np.abs(everything[:, 2]).mean()), "coverage": float(everything[:, 3].mean())}
-        profile = fit_profile(
-            rows,
-            spec=SPECS[device],
-            name=device,
-            title=TITLES[device],
-            **tables,
-            provenance={"source": SOURCE, "meter": "NVML, whole board", "mode": "inference", "families": sorted(table), "leave_one_family_out_error_frac": {k: round(v, 4) for k, v in unseen.items()}},
-        )
+    runs = read(options.csv)
+    tables = {d: clock_tables(options.csv.parent / "clock_tables.json", d) for d in runs}
+    unseen = leave_one_family_out(runs, tables)
+    provenance = {}
+    for device, families in unseen.items():
+        everything = np.vstack(list(families.values()))
+        print(f"{device}: each model family predicted by a fit that has not seen it")
+        for family, rows in [*families.items(), ("all", everything)]:
+            print(report_line(family, rows))
+        energy, time, power = np.abs(everything[:, :3]).mean(axis=0).round(4).tolist()
+        provenance[device] = {
+            "source": SOURCE,
+            "meter": "NVML, whole board",
+            "mode": "inference",
+            "families": list(families),
+            "leave_one_family_out": {"energy_error_frac": energy, "time_error_frac": time, "power_error_frac": power, "coverage_frac": float(everything[:, 3].mean().round(3))},
+        }
+    for device, profile in fit_all(runs, tables, provenance).items():
+        print(f"{device}: {profile.status} on all {len(runs[device])} runs")
+        print(report_line("seen", errors(runs[device], profile)))
         if options.write:
-            print(f"  wrote {profile.save(Path(__file__).parent / 'profiles' / f'{device}.toml')}")
+            print(f"  wrote {profile.save(Path(__file__).parent / 'profiles' / f'{device}.toml').name}")
 
 
 if __name__ == "__main__":
