@@ -159,9 +159,9 @@ def test_the_queue_and_the_spending_stay_within_the_stated_bounds(slots, seed, e
         )
         run.slot(scheduler, slot, levels, actual_frac=rng.random())
         state = scheduler.state()
-        rate = state["rate_j"] if rate is None else rate
-        forced += run.chosen[-1] is not None and state["outlay"]["chosen_j"] == 0
-        weight_max = e_max * rate * math.sqrt(state["chances"])
+        rate = state["ahead"]["rate_j"] if rate is None else rate
+        forced += run.chosen[-1] is not None and state["ahead"]["outlay"]["chosen_j"] == 0
+        weight_max = e_max * rate * math.sqrt(state["ahead"]["blocks"])
         bound = weight_max * 1.0 / e_min + e_max
         assert scheduler.queue_j <= bound * (1 + 1e-9)
         assert run.spent_j <= (slot + 1) * rate + bound + forced * e_max + 1e-9
@@ -197,22 +197,43 @@ def test_the_re_solved_threshold_comes_within_two_percent_of_the_optimum():
     rng = np.random.default_rng(7)
     prices = rng.lognormal(-1, 0.8, 3000).clip(0.02, 3)
     budget = 0.05 * prices.sum()
-    scheduler, run = PriceThreshold(1e9, seed=0, client=0), Run(budget_j=budget, slots=3000, reserve_j=0.0)
+    scheduler, run = PriceThreshold(1e9), Run(budget_j=budget, slots=3000, reserve_j=0.0)
     for slot in range(3000):
         run.slot(scheduler, slot, one(float(prices[slot])))
     assert len(run.sends) >= 0.98 * optimum(prices, budget)
 
 
 def test_the_participation_floor_bounds_a_silence():
-    # The link is bad for the whole first half: without a floor the client would wait it out.
+    # The link turns bad for half the horizon: without a floor the client would wait it out.
     longest = {}
     for floor in (1.5, 1e9):
-        scheduler, run = PriceThreshold(floor, seed=0, client=0), Run(budget_j=40.0, slots=400, reserve_j=1.0)
+        scheduler, run = PriceThreshold(floor), Run(budget_j=10.0, slots=400, reserve_j=1.0)
         for slot in range(400):
-            run.slot(scheduler, slot, one(0.1 if slot < 10 or slot >= 200 else 1.0))
+            run.slot(scheduler, slot, one(0.1 if slot < 100 or slot >= 300 else 1.0))
         longest[floor] = max(np.diff([*run.sends, 400]))
-        assert run.spent_j <= 40
-    assert longest[1.5] < 30 < longest[1e9]
+        assert run.spent_j <= 10
+    assert longest[1.5] < 60 < 170 < longest[1e9]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    slots=st.integers(2, 300),
+    seed=st.integers(0, 2**31),
+    spread=st.floats(1, 20),
+    budget_frac=st.floats(0.01, 1.2),
+    order=st.sampled_from(["drawn", "ever better", "ever worse"]),
+)
+def test_the_threshold_rule_never_runs_further_ahead_of_its_pace_than_stated(slots, seed, spread, budget_frac, order):
+    rng = np.random.default_rng(seed)
+    prices = rng.uniform(1, spread, slots)
+    prices = {"drawn": prices, "ever better": -np.sort(-prices), "ever worse": np.sort(prices)}[order]
+    scheduler = PriceThreshold()
+    run = Run(budget_j=budget_frac * float(prices.sum()), slots=slots, reserve_j=0.0)
+    for slot in range(slots - 1):
+        run.slot(scheduler, slot, one(float(prices[slot])), actual_frac=rng.random())
+        ahead = scheduler.state()["ahead"]
+        burst = max(scheduler.burst * ahead["rate_j"] * math.sqrt(ahead["blocks"]), 2 * spread)
+        assert run.spent_j <= (slot + 1) * ahead["rate_j"] + burst + 1e-9
 
 
 def test_several_levels_are_used_as_their_bargains_allow():
@@ -223,7 +244,7 @@ def test_several_levels_are_used_as_their_bargains_allow():
     never = Level(size_bytes=60, energy_upper_j=5.0, value=1.5)  # dearer and worth less: off the hull
     used = {}
     for budget in (100.0, 2500.0):
-        scheduler, run = PriceThreshold(1e9, seed=0, client=0), Run(budget_j=budget, slots=1000, reserve_j=0.0)
+        scheduler, run = PriceThreshold(1e9), Run(budget_j=budget, slots=1000, reserve_j=0.0)
         for slot in range(1000):
             run.slot(scheduler, slot, (small, large, never))
         used[budget] = [run.chosen.count(level) for level in (0, 1, 2)]

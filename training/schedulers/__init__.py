@@ -20,7 +20,7 @@ SCHEDULERS: dict[str, Callable[[int, int], Scheduler]] = {
     "norm-threshold": lambda seed, client: NormThreshold(),
     "token-bucket": lambda seed, client: TokenBucket(),
     "joule-queue": lambda seed, client: JouleQueue(),
-    "price-threshold": lambda seed, client: PriceThreshold(seed=seed, client=client),
+    "price-threshold": lambda seed, client: PriceThreshold(),
 }
 
 

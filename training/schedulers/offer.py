@@ -109,30 +109,6 @@ class Prices:
         return self.total_j / self.count if self.count else 0.0
 
 
-@dataclass(slots=True)
-class Outlay:
-    """What sends cost by the ledger, their answers included: the fall of what is left, less the block in between.
-
-    Args:
-        left_j: What the ledger had left at the last offer. [J]
-        chosen_j: The upper bound of what was chosen there; 0 for nothing. [J]
-    """
-
-    left_j: float = 0.0
-    chosen_j: float = 0.0
-
-    def at(self, offer: Offer) -> float:
-        """What the last choice cost, at most its upper bound. [J]"""
-        fall_j = self.left_j - offer.left_j - offer.block_j
-        self.left_j = offer.left_j
-        return min(max(fall_j, 0.0), self.chosen_j)
-
-    def chose(self, offer: Offer, choice: int | None) -> int | None:
-        """Note a choice, and pass it on."""
-        self.chosen_j = 0.0 if choice is None else offer.levels[choice].energy_upper_j
-        return choice
-
-
 def affordable(offer: Offer) -> list[int]:
     """Levels that fit into what is left, the last send's reserve kept back until it is the last."""
     free_j = offer.left_j - (0.0 if offer.last else offer.reserve_j)

@@ -4,7 +4,8 @@ from bisect import insort
 from dataclasses import asdict
 from typing import Any
 
-from budjoule.training.schedulers.offer import Offer, Outlay, affordable, best, flush, pace
+from budjoule.training.schedulers.ahead import Outlay
+from budjoule.training.schedulers.offer import Offer, affordable, best, flush, pace
 
 
 class TokenBucket:
