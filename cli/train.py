@@ -50,11 +50,16 @@ def train(
 @contextmanager
 def _progress() -> "Iterator[Callable[[Progress], None]]":
     """A bar on stderr with the simulated time, joules and accuracy so far; nothing where stderr is no terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich import progress
 
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.fields[state]}"),
+        progress.TimeElapsedColumn(),
+    )
     console = note_console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=1.0, state="")
 
         def show_progress(now: "Progress") -> None:

@@ -105,7 +105,21 @@ class Parts:
             peak_memory_bytes=peak,
         )
 
-    def simulator(self, checkpoint: "Checkpoint", events: Path) -> Simulator:
+    def record(self, checkpoint: "Checkpoint", folder: Path) -> Record:
+        """The run folder's events and totals.
+
+        Raises:
+            RunError: `events.jsonl` cannot be written.
+        """
+        return Record(
+            folder / "events.jsonl",
+            target_accuracy_frac=self.config.stop.target_accuracy_frac,
+            evaluate_every=self.config.server.evaluate_every or self._evaluate_every(),
+            evaluate=lambda model: self.bench.evaluate(model, self.data.test_inputs, self.data.test_labels)[:2],
+            spent_j=checkpoint.spent_j,
+        )
+
+    def simulator(self, checkpoint: "Checkpoint", record: Record) -> Simulator:
         """The simulator at its start, its ledgers in the checkpoint's file.
 
         Raises:
@@ -116,13 +130,6 @@ class Parts:
         deadline_s = config.server.deadline_s
         if deadline_s is None:  # twice what half of the fleet needs, and the wait for its slot
             deadline_s = 2 * statistics.median(client.expected_task_s() for client in clients) + self.terms.slot_s
-        record = Record(
-            events,
-            target_accuracy_frac=config.stop.target_accuracy_frac,
-            evaluate_every=config.server.evaluate_every or self._evaluate_every(),
-            evaluate=lambda model: self.bench.evaluate(model, self.data.test_inputs, self.data.test_labels)[:2],
-            spent_j=checkpoint.spent_j,
-        )
         return Simulator(
             config,
             server=Server(config, self.bench.layout, self.initial, deadline_s=deadline_s),

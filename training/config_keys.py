@@ -153,7 +153,7 @@ _PRIVACY = "protecting updates (clipping, noise, secure aggregation) is not buil
 _CONDITIONS = "gating work by a device's condition is not built yet"
 _TEXT = "learning from text is not built yet; give package.module:callable or file.py:callable"
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw")
 
 KEYS: dict[str, dict[str, Key]] = {
     "task": {

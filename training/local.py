@@ -149,14 +149,14 @@ def make_optimizer(name: str, parameters: "list[nn.Parameter]", learning_rate: f
     """
     import torch
 
-    if name not in ("sgd", "momentum", "adam", "adamw"):
-        raise UsageError(f"unknown optimizer {name!r}; give sgd, momentum, adam or adamw")
+    if name not in ("sgd", "sgd-momentum", "adam", "adamw"):
+        raise UsageError(f"unknown optimizer {name!r}; give sgd, sgd-momentum, adam or adamw")
     if name == "adam":
         return torch.optim.Adam(parameters, lr=learning_rate, foreach=False)
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=learning_rate, foreach=False)
     return torch.optim.SGD(
-        parameters, lr=learning_rate, momentum=_MOMENTUM if name == "momentum" else 0.0, foreach=False
+        parameters, lr=learning_rate, momentum=_MOMENTUM if name == "sgd-momentum" else 0.0, foreach=False
     )
 
 

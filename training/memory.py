@@ -69,13 +69,13 @@ class _Watch:
 
         watch = self
 
-        class Mode(TorchDispatchMode):
+        class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 result = func(*args, **(kwargs or {}))
                 watch.note(tree_leaves(result))
                 return result
 
-        return Mode()
+        return Mode()  # type: ignore[no-untyped-call]
 
     def note(self, results: list[Any]) -> None:
         """Count the storages among an op's results that are new."""

@@ -66,7 +66,8 @@ def constant(arrivals: Sequence[Arrival]) -> Weights:
 
 def polynomial(arrivals: Sequence[Arrival]) -> Weights:
     """By age alone: ``(1 + tau)^-1/2``."""
-    return (1.0 + np.array([arrival.staleness for arrival in arrivals])) ** -AGE_EXPONENT
+    shares: Weights = (1.0 + np.array([arrival.staleness for arrival in arrivals])) ** -AGE_EXPONENT
+    return shares
 
 
 def age_variance(arrivals: Sequence[Arrival]) -> Weights:
@@ -105,7 +106,8 @@ def by_staleness_and_gap(arrivals: Sequence[Arrival], staleness: Weigh) -> Weigh
     Where every client answers within its slot all gaps are 1 and this is the staleness rule itself.
     """
     gaps = np.array([arrival.gap_slots for arrival in arrivals])
-    return staleness(arrivals) * np.sqrt(np.minimum(gaps, GAP_CAP))
+    shares: Weights = staleness(arrivals) * np.sqrt(np.minimum(gaps, GAP_CAP))
+    return shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

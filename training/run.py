@@ -10,15 +10,19 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import RunError
 from budjoule.energy.files import write_atomic
 from budjoule.training.config import Config, load_config
+
+if TYPE_CHECKING:
+    from budjoule.training.build import Parts
+    from budjoule.training.simulator import Simulator
 
 RUN_SCHEMA = "budjoule.run/1"
 SUMMARY_SCHEMA = "budjoule.summary/1"
@@ -110,39 +114,36 @@ def train(
 
 
 def _run(
-    config: Config, parts: "Any", folder: Path, started: float, progress: Callable[[Progress], None] | None
+    config: Config, parts: "Parts", folder: Path, started: float, progress: Callable[[Progress], None] | None
 ) -> Run:
     from budjoule.training.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint(folder / "ledger.db")
-    try:
-        simulator = parts.simulator(checkpoint, folder / "events.jsonl")
+    with closing(Checkpoint(folder / "ledger.db")) as checkpoint, closing(parts.record(checkpoint, folder)) as record:
+        simulator = parts.simulator(checkpoint, record)
         if not checkpoint.load(simulator):
-            simulator.record.restart()
+            record.restart()
             simulator.begin()
             checkpoint.save(simulator)
-        before_s = simulator.record.totals.wall_duration_s
-        while simulator.step():
-            if simulator.events % _CHECKPOINT_EVENTS == 0:
-                simulator.record.totals.wall_duration_s = before_s + time.monotonic() - started
-                checkpoint.save(simulator)
-                if progress is not None:
-                    progress(_progress(config, simulator, checkpoint.spent_j()))
-        simulator.end()
-        simulator.record.totals.wall_duration_s = before_s + time.monotonic() - started
+        before_s = record.totals.wall_duration_s
+        try:
+            while simulator.step():
+                if simulator.events % _CHECKPOINT_EVENTS == 0:
+                    record.totals.wall_duration_s = before_s + time.monotonic() - started
+                    checkpoint.save(simulator)
+                    if progress is not None:
+                        progress(_progress(config, simulator, checkpoint.spent_j()))
+            simulator.end()
+        except KeyboardInterrupt:
+            raise RunError(f"stopped by hand; go on with --resume and -o {folder}") from None
+        record.totals.wall_duration_s = before_s + time.monotonic() - started
         checkpoint.save(simulator)
-        simulator.record.close()
         summary = {"schema": SUMMARY_SCHEMA, **parts.summary(simulator)}
         parts.save_model(simulator, folder / "model.pt")
-    except KeyboardInterrupt:
-        raise RunError(f"stopped by hand; go on with --resume and the same -o {folder}") from None
-    finally:
-        checkpoint.close()
     write_atomic(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return Run(folder=folder, summary=summary)
 
 
-def _progress(config: Config, simulator: "Any", spent_j: float) -> Progress:
+def _progress(config: Config, simulator: "Simulator", spent_j: float) -> Progress:
     version = simulator.server.state.version
     limit_s = min(config.stop.duration_s, config.budget.horizon_s)
     return Progress(

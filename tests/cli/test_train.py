@@ -1,0 +1,113 @@
+"""`budjoule train`: one JSON document on stdout, one line an error, and the folder that the report reads."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from budjoule.cli.main import main
+from budjoule.energy.reports.run_folder import load_run
+
+SUMMARY_KEYS = """accuracy_frac target_accuracy_frac time_to_target_s energy_to_target_j uplink_bytes_to_target budget_j spent_j
+spent_by_cause_j uplink_bytes downlink_bytes peak_memory_bytes simulated_duration_s wall_duration_s rounds clients overspent_clients
+worst_decile_accuracy_frac participating_clients method seed model_sha256 by_client""".split()
+
+CONFIG = """
+[fleet]
+clients = 4
+[training]
+local_steps = 2
+[stop]
+duration = "5 min"
+"""
+
+
+@pytest.fixture
+def budjoule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Run `budjoule train CONFIG` in a folder of its own; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.toml").write_text(CONFIG)
+
+    def run(*arguments: str, config: str = "small.toml") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["budjoule", "train", config, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_json_prints_the_summary_and_nothing_else(budjoule) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = budjoule("--json", "-o", "run", "--seed", "3", "--set", "budget.energy=2 kJ")
+    document = json.loads(out)
+    assert code == 0
+    assert document == json.loads(Path("run/summary.json").read_text())
+    assert set(SUMMARY_KEYS) <= set(document)
+    assert (document["schema"], document["seed"], document["budget_j"]) == ("budjoule.summary/1", 3, 8000.0)
+    assert err.splitlines()[-1] == "next: budjoule report run"
+
+
+def test_the_default_folder_is_the_files_name_and_the_report_reads_it(budjoule) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = budjoule()
+    assert code == 0
+    assert "accuracy" in out
+    assert err.splitlines()[-1] == "next: budjoule report runs/small"
+    run = load_run("runs/small")
+    assert run.finished
+    assert run.totals.spent_j == sum(client.spent_j for client in run.clients) > 0
+    assert len(run.sends) == sum(client.sends for client in run.clients) > 0
+
+
+def test_a_run_in_the_way_needs_force_or_resume(budjoule) -> None:  # type: ignore[no-untyped-def]
+    assert budjoule("-o", "run")[0] == 0
+    code, out, err = budjoule("-o", "run")
+    assert (code, out) == (1, "")
+    assert "--resume" in err
+    assert "--force" in err
+    first = Path("run/summary.json").read_text()
+    assert budjoule("-o", "run", "--resume")[0] == 0
+    assert Path("run/summary.json").read_text() == first
+    assert budjoule("-o", "run", "--force", "--seed", "1")[0] == 0
+    assert json.loads(Path("run/summary.json").read_text())["seed"] == 1
+
+
+def test_several_seeds_report_their_spread(budjoule) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = budjoule("--json", "-o", "many", "--seeds", "2", "--seed", "5")
+    document = json.loads(out)
+    assert code == 0
+    assert document["schema"] == "budjoule.seeds/1"
+    assert [run["seed"] for run in document["runs"]] == [5, 6]
+    row = document["spread"]["accuracy_frac"]
+    assert row["low"] <= row["mean"] <= row["high"]
+    assert row["count"] == 2
+    assert document["spread"]["time_to_target_s"] is None
+    assert {path.name for path in Path("many").iterdir()} == {"seed-5", "seed-6"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--set", "fleet.client=3"], 2, "fleet.clients"),
+        (["--set", "fleet.device=abacus"], 2, "abacus"),
+        (["--set", "privacy.epsilon=1.0"], 2, "not built yet"),
+        (["--set", "task.data=fashion-mnist:nowhere"], 2, "dataset-fashion-mnist"),
+        (["--set", "nonsense"], 2, "--set"),
+        (["--resume"], 1, "nothing to resume"),
+        (["-o", "small.toml/run"], 1, "cannot write"),
+    ],
+)
+def test_errors_are_one_line_with_the_remedy(budjoule, arguments: list[str], code: int, said: str) -> None:  # type: ignore[no-untyped-def]
+    found, out, err = budjoule(*arguments)
+    assert (found, out) == (code, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("budjoule: ")
+    assert said in err
+    assert not Path("runs/small").exists()
+
+
+def test_a_missing_configuration_is_named(budjoule) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = budjoule(config="nope.toml")
+    assert (code, out) == (2, "")
+    assert "nope.toml" in err

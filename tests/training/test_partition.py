@@ -1,0 +1,66 @@
+"""Partitions: each example belongs to one client at most, no client is empty, and the seed decides."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from budjoule.energy.errors import UsageError
+from budjoule.training.partition import partition
+
+LABELS = np.repeat(np.arange(10), 40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    spec=st.sampled_from(["iid", "dirichlet:0.05", "dirichlet:1", "shard:1", "shard:3", "quantity:0.1", "quantity:5"]),
+    clients=st.integers(1, 100),
+    seed=st.integers(0, 99),
+)
+def test_partitions_deal_out_every_example_once(spec: str, clients: int, seed: int) -> None:
+    parts = partition(spec, LABELS, clients, seed)
+    assert len(parts) == clients
+    assert all(part.size for part in parts)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(LABELS)))
+    again = partition(spec, LABELS, clients, seed)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+def test_smaller_alpha_is_more_skewed() -> None:
+    def purity(spec: str) -> float:
+        parts = [partition(spec, LABELS, 20, seed) for seed in range(5)]
+        return float(np.mean([np.bincount(LABELS[p]).max() / p.size for split in parts for p in split]))
+
+    assert purity("dirichlet:0.05") > purity("dirichlet:0.5") + 0.1 > purity("dirichlet:50") + 0.2
+
+
+def test_a_shard_holds_few_classes() -> None:
+    assert all(len(np.unique(LABELS[part])) <= 2 for part in partition("shard:1", LABELS, 20, 0))
+
+
+def test_natural_keeps_owners_whole() -> None:
+    owners = np.arange(len(LABELS)) % 7
+    parts = partition("natural", LABELS, 5, 0, owners=owners)
+    held = [set(owners[part]) for part in parts]
+    assert all(len(owner) == 1 for owner in held)
+    assert len(set.union(*held)) == 5
+    assert all(part.size == np.sum(owners == owners[part[0]]) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "spec", ["iid:3", "dirichlet:0", "dirichlet:x", "shard:1.5", "quantity:-1", "dirichlet:nan", "other"]
+)
+def test_bad_specs_are_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match=spec.partition(":")[0]):
+        partition(spec, LABELS, 4, 0)
+
+
+def test_more_clients_than_examples_or_owners_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"lower fleet\.clients"):
+        partition("iid", LABELS[:3], 4, 0)
+    with pytest.raises(UsageError, match=r"lower fleet\.clients"):
+        partition("shard:9", LABELS, 100, 0)
+    with pytest.raises(UsageError, match=r"set fleet\.clients = 2"):
+        partition("natural", LABELS, 4, 0, owners=np.arange(len(LABELS)) % 2)
+    with pytest.raises(UsageError, match="needs data that know their owners"):
+        partition("natural", LABELS, 4, 0)

@@ -1,0 +1,117 @@
+"""A killed run goes on where its last transaction left it: nothing is charged twice and the result is the same to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from budjoule.energy.errors import RunError
+from budjoule.training.run import train
+from budjoule.training.simulator import Simulator
+
+Bits = Callable[..., tuple[dict[str, Any], bytes]]
+
+KILLED_AT = """
+import json, os, signal, sys
+import budjoule.training.run as run
+from budjoule.training.simulator import Simulator
+run._CHECKPOINT_EVENTS = 20
+step = Simulator.step
+def dying(self):
+    if self.events == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+Simulator.step = dying
+run.train(json.loads(sys.argv[1]), output=sys.argv[2], resume=sys.argv[4] == "resume")
+"""
+
+
+def killed(config: dict[str, Any], folder: Path, event: int, *, resume: bool) -> None:
+    how = "resume" if resume else "begin"
+    command = [sys.executable, "-c", KILLED_AT, json.dumps(config), str(folder), str(event), how]
+    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
+
+
+def test_sigkill_and_resume_equal_an_uninterrupted_run(small: dict[str, Any], run_bits: Bits, tmp_path: Path) -> None:
+    config = small | {"fleet": {**small["fleet"], "dropout_frac": 0.1, "awake_frac": 0.5}}
+    folder = tmp_path / "killed"
+    killed(config, folder, 37, resume=False)
+    assert not (folder / "summary.json").exists()
+    killed(config, folder, 71, resume=True)
+    resumed = run_bits(config, output=folder, resume=True)
+    whole = run_bits(config)
+    assert whole[0]["sends"] > 10
+    assert resumed == whole
+    assert all(row["spent_j"] <= row["budget_j"] for row in resumed[0]["by_client"])
+
+
+@pytest.mark.parametrize("method", ["budjoule", "fedavg-deadline"])
+@pytest.mark.parametrize("policy", ["price-threshold", "joule-queue", "token-bucket"])
+def test_any_crash_point_resumes_to_the_same_bits(
+    small: dict[str, Any], run_bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, policy: str
+) -> None:
+    """A crash inside an event, in the middle of its ledger's rows, every 15 decisions: the transaction takes it all back."""
+    config = small | {"server": {**small["server"], "method": method}, "schedule": {"policy": policy}}
+    whole = run_bits(config, "stop.duration=15 min")
+    monkeypatch.setattr("budjoule.training.run._CHECKPOINT_EVENTS", 7)
+    ended, count = Simulator._decide, [0]
+
+    def crashing(self: Simulator, client: int) -> None:
+        count[0] += 1
+        if count[0] % 15 == 0:
+            raise MemoryError
+        ended(self, client)
+
+    monkeypatch.setattr(Simulator, "_decide", crashing)
+    folder, crashes, resume = tmp_path / "crashed", 0, False
+    while True:
+        try:
+            resumed = run_bits(config, "stop.duration=15 min", output=folder, resume=resume)
+            break
+        except MemoryError:
+            crashes, resume = crashes + 1, True
+    assert crashes >= 1
+    assert resumed == whole
+
+
+def test_a_run_killed_before_its_first_transaction_begins_anew(
+    small: dict[str, Any], run_bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = "stop.duration=3 min"
+    with monkeypatch.context() as patch:
+        patch.setattr("budjoule.training.checkpoint.Checkpoint.save", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            run_bits(small, short, output=tmp_path / "run")
+    assert run_bits(small, short, output=tmp_path / "run", resume=True) == run_bits(small, short)
+
+
+def test_a_damaged_checkpoint_is_one_line(small: dict[str, Any], tmp_path: Path) -> None:
+    train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"])
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "ledger.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(RunError, match=r"ledger\.db"):
+        train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"], resume=True)
+
+
+def test_two_processes_do_not_share_a_folder(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner: list[str] = []
+    step = Simulator.step
+
+    def meddling(self: Simulator) -> bool:
+        if not inner:
+            inner.append("")
+            with pytest.raises(RunError, match="in use"):
+                train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"], resume=True)
+        return step(self)
+
+    monkeypatch.setattr(Simulator, "step", meddling)
+    assert train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"]).summary["rounds"] >= 0
+    assert inner

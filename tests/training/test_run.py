@@ -1,0 +1,279 @@
+"""Whole runs on the virtual clock: they repeat to the bit, never pass a budget, and reduce to the methods they build on."""
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import budjoule.training.build as build
+from budjoule.energy.errors import RunError, UsageError
+from budjoule.training.config import load_config
+from budjoule.training.data import load_data
+from budjoule.training.local import Workbench, one_thread
+from budjoule.training.models import build_model
+from budjoule.training.run import train
+
+Bits = Callable[..., tuple[dict[str, Any], bytes]]
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_a_run_repeats_to_the_bit_and_follows_its_seed(small: dict[str, Any], run_bits: Bits) -> None:
+    one, again, other = run_bits(small), run_bits(small), run_bits(small, seed=1)
+    assert one == again
+    assert one[0]["model_sha256"] != other[0]["model_sha256"]
+
+
+def test_the_record_adds_up(small: dict[str, Any], tmp_path: Path) -> None:
+    overrides = ["fleet.awake_frac=0.25", "fleet.dropout_frac=0.2"]
+    summary = train(small, output=tmp_path / "run", overrides=overrides).summary
+    rows = summary["by_client"]
+    for key in ("spent_j", "budget_j", "uplink_bytes", "downlink_bytes", "sends", "lost"):
+        assert summary[key] == pytest.approx(sum(row[key] for row in rows))
+    for row in rows:
+        assert sum(row["spent_by_cause_j"].values()) == pytest.approx(row["spent_j"])
+    assert all(summary["spent_by_cause_j"][cause] > 0 for cause in ("compute", "uplink", "downlink", "idle"))
+    assert summary["lost"] > 0
+    sends = events(tmp_path / "run", "send")
+    assert sum(send["size_bytes"] for send in sends) == summary["uplink_bytes"]
+    assert sum(send["energy_j"] for send in sends) == pytest.approx(summary["spent_by_cause_j"]["uplink"], abs=1e-6)
+    assert len(sends) == summary["sends"]
+    assert sum("lost" in send for send in sends) == summary["lost"]
+    assert sum(event["updates"] for event in events(tmp_path / "run", "aggregate")) == len(sends) - summary["lost"]
+    last = events(tmp_path / "run", "evaluate")[-1]
+    assert (last["version"], last["accuracy_frac"]) == (summary["rounds"], summary["accuracy_frac"])
+    assert last["spent_j"] == pytest.approx(summary["spent_j"])
+    model = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    assert sum(value.numel() for value in model.values()) == summary["parameters"]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    policy=st.sampled_from(sorted(build.make_scheduler.__globals__["SCHEDULERS"])),
+    method=st.sampled_from(["fedavg", "fedavg-deadline", "fedbuff", "budjoule"]),
+    link=st.sampled_from(["lte-2012", "wifi-pi", "3g-2012"]),
+    state=st.sampled_from(["constant", "two-state:8", "diurnal:4"]),
+    energy_j=st.floats(0.001, 120),
+    error=st.floats(0, 0.9),
+    awake=st.floats(0, 1),
+    dropout=st.floats(0, 0.5),
+    seed=st.integers(0, 1000),
+)
+def test_no_client_ever_passes_its_budget(small: dict[str, Any], run_bits: Bits, **drawn: Any) -> None:
+    fleet = {"link": drawn["link"], "link_state": drawn["state"], "energy_error_frac": drawn["error"]}
+    fleet |= {"awake_frac": drawn["awake"], "dropout_frac": drawn["dropout"]}
+    extra = {
+        "fleet": fleet,
+        "budget": {"energy": drawn["energy_j"]},
+        "schedule": {"policy": drawn["policy"]},
+        "server": {"method": drawn["method"]},
+        "stop": {"duration": "10 min"},
+    }
+    summary, _ = run_bits(small, extra, seed=drawn["seed"])
+    assert summary["overspent_clients"] == 0
+    assert all(row["spent_j"] <= row["budget_j"] for row in summary["by_client"])
+
+
+def test_a_profile_that_lies_is_overspent_in_the_open(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readings at three times the estimate, outside every interval: booked in full, said so, and the run goes on."""
+    honest = build.draw_fleet
+
+    def lying(config: Any) -> Any:
+        return [dataclasses.replace(member, link_truth=3.0) for member in honest(config)]
+
+    monkeypatch.setattr(build, "draw_fleet", lying)
+    summary = train(small, output=tmp_path / "run").summary
+    assert summary["overspent_clients"] > 0
+    for row in summary["by_client"]:
+        assert row["overspent_j"] == pytest.approx(max(0.0, row["spent_j"] - row["budget_j"]))
+
+
+def test_more_joules_buy_more_sends(small: dict[str, Any], run_bits: Bits) -> None:
+    sends = [run_bits(small, f"budget.energy={energy}")[0]["sends"] for energy in ("20 J", "60 J", "200 J")]
+    assert sends == sorted(sends)
+    assert sends[0] < sends[2]
+
+
+def test_with_every_block_and_no_compression_it_is_fedbuff(small: dict[str, Any], run_bits: Bits) -> None:
+    free = {
+        "budget": {"energy": "none"},
+        "schedule": {"policy": "every-block"},
+        "update": {"compress": [], "error_feedback": False},
+        "fleet": {"link": "wifi-pi"},
+        "server": {"staleness": "polynomial", "average": 0.0},
+    }
+    ours, fedbuff = (run_bits(small, free, f"server.method={method}") for method in ("budjoule", "fedbuff"))
+    assert ours[0]["rounds"] > 3
+    assert ours[1] == fedbuff[1]
+    assert ours[0]["model_sha256"] == fedbuff[0]["model_sha256"]
+
+
+def test_one_client_with_a_buffer_of_one_is_plain_sgd(tmp_path: Path) -> None:
+    """K = 1, one client, nothing compressed: each version is w + (local - w), local by torch's own SGD, to the bit."""
+    document = {
+        "fleet": {"clients": 1, "straggler_frac": 0.0},
+        "task": {"partition": "iid"},
+        "training": {"local_steps": 4, "batch_size": 8, "learning_rate": 0.1},
+        "update": {"compress": [], "error_feedback": False},
+        "schedule": {"policy": "every-block"},
+        "server": {"method": "fedbuff", "cohort": 1, "buffer_size": 1, "average": 0.0},
+        "stop": {"rounds": 5, "target_accuracy_frac": "none"},
+    }
+    run = train(document, output=tmp_path / "run")
+    found = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    data = load_data("digits", 0)
+    model = build_model("mlp", data.inputs[:2], 10, 0)
+    with one_thread():
+        for version in range(5):
+            before = [p.detach().clone() for p in model.parameters()]
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            rng = np.random.default_rng((0, 0, 1, version))
+            rng.integers(2**62)
+            for batch in torch.from_numpy(rng.permutation(len(data.labels))[:32]).view(4, 8):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(data.inputs[batch]), data.labels[batch]).backward()
+                optimizer.step()
+            with torch.no_grad():
+                for parameter, old in zip(model.parameters(), before, strict=True):
+                    parameter.copy_(old + (parameter - old))
+    assert run.summary["rounds"] == 5
+    for name, value in model.state_dict().items():
+        assert torch.equal(found[name], value), name
+
+
+def test_rounds_wait_for_stragglers_and_a_deadline_does_not(small: dict[str, Any], run_bits: Bits) -> None:
+    free = {"preset": "fedavg", "fleet": {"straggler_frac": 0.3, "straggler_slowdown": 100.0}, "stop": {"rounds": 10}}
+    waits, _ = run_bits(small, free, "budget.energy=none", "schedule.policy=every-block")
+    cuts, _ = run_bits(
+        small, free, "server.method=fedavg-deadline", "budget.energy=none", "schedule.policy=every-block"
+    )
+    assert waits["rounds"] == cuts["rounds"] == 10
+    assert cuts["simulated_duration_s"] < waits["simulated_duration_s"]
+    assert sum(cuts["rejects"].values()) > 0
+    assert waits["rejects"] == {}
+
+
+def test_a_diverging_client_is_counted_and_the_run_goes_on(
+    small: dict[str, Any], run_bits: Bits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = Workbench.block
+
+    def diverging(self: Workbench, start: Any, *data: Any, seed: tuple[int, ...], **rest: Any) -> Any:
+        end = block(self, start, *data, seed=seed, **rest)
+        return end * np.float32(np.nan) if seed[1] == 2 else end
+
+    monkeypatch.setattr(Workbench, "block", diverging)
+    summary, log = run_bits(small)
+    rejects = [event for event in map(json.loads, log.splitlines()) if event["event"] == "reject"]
+    assert {event["client"] for event in rejects} == {2}
+    assert sum(summary["rejects"].values()) == len(rejects) > 1
+    assert summary["by_client"][2]["sends"] == 0
+    assert summary["rounds"] > 0
+    assert np.isfinite(summary["loss"])
+
+
+def test_the_target_stops_the_run_and_is_reported(small: dict[str, Any], run_bits: Bits) -> None:
+    summary, log = run_bits(small, "stop.target_accuracy_frac=0.3", "fleet.link=wifi-pi")
+    evaluations = [e for e in map(json.loads, log.splitlines()) if e["event"] == "evaluate"]
+    assert summary["stopped_by"] == "target"
+    assert evaluations[-1]["accuracy_frac"] >= 0.3 > max(e["accuracy_frac"] for e in evaluations[:-1])
+    assert summary["time_to_target_s"] == evaluations[-1]["time_s"]
+    assert summary["energy_to_target_j"] == evaluations[-1]["spent_j"]
+    assert summary["uplink_bytes_to_target"] == evaluations[-1]["uplink_bytes"]
+
+
+def test_other_stops_hold(small: dict[str, Any], run_bits: Bits) -> None:
+    free = {"fleet": {"link": "wifi-pi"}, "schedule": {"policy": "every-block"}}
+    rounds, _ = run_bits(small, free, "stop.rounds=3")
+    assert (rounds["stopped_by"], rounds["rounds"]) == ("rounds", 3)
+    duration, _ = run_bits(small, free, "stop.duration=4 min")
+    assert (duration["stopped_by"], duration["simulated_duration_s"]) == ("duration", 240.0)
+
+
+def test_every_partition_optimizer_and_model_runs(small: dict[str, Any], run_bits: Bits) -> None:
+    short = {"stop": {"duration": "3 min"}, "fleet": {"link": "wifi-pi"}}
+    for overrides in (
+        ["task.model=conv", "task.partition=shard:2", "training.optimizer=adam", "training.learning_rate=0.001"],
+        ["task.partition=quantity:0.3", "training.optimizer=sgd-momentum", 'update.compress=["randomk:0.1"]'],
+        ["task.partition=iid", "training.optimizer=adamw", "update.compress=none", "training.logit_adjustment=true"],
+        ["schedule.slot=none", "stop.rounds=5", "fleet.device={ raspberry-pi-5 = 0.5, jetson-orin-nano = 0.5 }"],
+    ):
+        summary, _ = run_bits(small, short, *overrides)
+        assert summary["rounds"] > 0
+
+
+def test_lost_updates_stay_in_the_residual(small: dict[str, Any], tmp_path: Path) -> None:
+    """What a client learnt and could not deliver is still owed: with every frame but few lost, residuals are large."""
+
+    def owed(name: str, *overrides: str) -> float:
+        train(small, output=tmp_path / name, overrides=["update.compress=none", *overrides])
+        rows = sqlite3.connect(tmp_path / name / "ledger.db").execute("SELECT residual FROM sim_client").fetchall()
+        return sum(float(np.abs(np.frombuffer(row[0], "<f4")).sum()) for row in rows if row[0] is not None)
+
+    assert owed("kept") == 0.0
+    assert owed("lost", "fleet.dropout_frac=0.9") > 1.0
+
+
+def test_a_small_cohort_still_reaches_every_client(small: dict[str, Any], tmp_path: Path) -> None:
+    free = [
+        "preset=fedbuff",
+        "fleet.clients=12",
+        "server.cohort=4",
+        "budget.energy=none",
+        "schedule.policy=every-block",
+    ]
+    train(small, output=tmp_path / "run", overrides=[*free, "stop.rounds=30"])
+    assert {event["client"] for event in events(tmp_path / "run", "send")} == set(range(12))
+
+
+def test_folders_in_the_way_are_left_alone(small: dict[str, Any], tmp_path: Path) -> None:
+    short = ["stop.duration=2 min"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(RunError, match="holds no run"):
+            train(small, output=other, force=force)
+    assert (other / "thesis.txt").read_text() == "years of work"
+    run = train(small, output=tmp_path / "run", overrides=short)
+    with pytest.raises(RunError, match="--resume"):
+        train(small, output=tmp_path / "run", overrides=short)
+    assert train(small, output=tmp_path / "run", overrides=short, resume=True).summary == run.summary
+    with pytest.raises(RunError, match=r"fleet\.clients = 6, not 5"):
+        train(small, output=tmp_path / "run", overrides=[*short, "fleet.clients=5"], resume=True)
+    again = train(small, output=tmp_path / "run", overrides=short, force=True)
+    assert again.summary["model_sha256"] == run.summary["model_sha256"]
+    with pytest.raises(RunError, match="nothing to resume"):
+        train(small, output=tmp_path / "none", resume=True)
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        train(small, output=blocker / "run")
+
+
+def test_a_configuration_that_cannot_run_leaves_no_folder(small: dict[str, Any], tmp_path: Path) -> None:
+    for override in ("fleet.device=abacus", "task.model=nope", "schedule.policy=nope", "task.partition=iid:3"):
+        with pytest.raises(UsageError):
+            train(small, output=tmp_path / "run", overrides=[override])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_document_in_the_record_loads_again(small: dict[str, Any], tmp_path: Path) -> None:
+    train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"], seed=7)
+    header = json.loads((tmp_path / "run" / "run.json").read_text())
+    config = load_config(header["config"])
+    assert (config.seed, header["seed"], config.stop.duration_s) == (7, 7, 60.0)
