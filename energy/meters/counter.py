@@ -11,7 +11,7 @@ from budjoule.energy.meters.meter import Domain
 
 _MIN_POLL_S, _MAX_POLL_S = 0.005, 60.0
 _SLACK_S = 1.0
-_SLACK_RANGE_FRAC = 0.05
+_SLACK_RANGE_FRAC = 0.25
 
 
 class Mark(NamedTuple):
@@ -90,12 +90,15 @@ class Counter:
         range_j, most_j = self.domain.range_j, self.domain.limit_w * elapsed_s
         passed_j = reading - last
         if passed_j < 0:
-            # The slack covers a reader preempted between the counter and the clock; a reset lands inside it by rare chance.
-            slack_j = min(self.domain.limit_w * _SLACK_S, _SLACK_RANGE_FRAC * range_j) if range_j else 0.0
+            # A reader may be preempted between the counter and the clock: a second of slack. A reset lands inside it by rare
+            # chance only, since real ranges are 65 kJ and more.
+            slack_j = self.domain.limit_w * _SLACK_S
+            if range_j is not None:
+                slack_j = min(slack_j, _SLACK_RANGE_FRAC * range_j)
             if range_j is None or reading > range_j or passed_j + range_j > most_j + slack_j:
                 self.resets += 1
-                passed_j = min(reading, most_j)
-                self.unsure_j += most_j - passed_j
+                passed_j = min(reading, most_j + slack_j)
+                self.unsure_j += max(0.0, most_j - passed_j)
                 return passed_j
             passed_j += range_j
         if range_j is not None and most_j - passed_j >= range_j:

@@ -113,7 +113,7 @@ def test_measure_passes_signals_on_and_still_reports(tmp_path: Path, number: sig
     code = (
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, lambda *_: sys.exit(42)); signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
-        "print('ready', flush=True); signal.pause()"
+        "signal.alarm(30); print('ready', flush=True); signal.pause()"
     )
     command = [sys.executable, "-m", "budjoule", "measure", "--json", "--", sys.executable, "-c", code]
     environment = bare(tmp_path)

@@ -163,6 +163,7 @@ def test_measure_opens_the_tree_anew_after_its_counters_went_away(
         pass
     assert (first.source, second.source) == ("measured", "estimated")
     assert second.energy_j > 0
+    assert "processor load" in second.method
 
 
 def test_measure_abandoned_window_lets_go_of_its_meter() -> None:

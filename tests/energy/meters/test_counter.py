@@ -75,6 +75,12 @@ def test_counter_without_a_range_takes_every_fall_as_a_reset() -> None:
     assert (counter.resets, counter.total_j) == (1, 4.0)
 
 
+def test_counter_wrap_is_believed_though_the_clock_ran_late() -> None:
+    counter = books(package(), [(0.0, 262_140.0), (0.001, 200.0)])  # 203 J in a millisecond: the reader was preempted
+    assert counter.total_j == pytest.approx(203.0)
+    assert counter.resets == 0
+
+
 def test_counter_with_a_gap_goes_on_where_it_can_be_read_again() -> None:
     counter = books(package(), [(0.0, 10.0), (1.0, None), (2.0, 130.0)])
     assert (counter.gaps, counter.total_j, counter.unsure_j) == (1, 120.0, 0.0)

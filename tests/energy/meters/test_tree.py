@@ -74,6 +74,11 @@ def test_span_of_a_counter_that_did_not_step_reaches_up_to_the_limit() -> None:
     assert "did not step" in faults(domain, BEGIN, BEGIN._replace(read_s=0.0005), begin_s=0.0, end_s=0.0005)[0]
 
 
+def test_span_of_a_counter_that_stands_still_for_long_reaches_up_to_the_limit_all_the_same() -> None:
+    domain = Domain(name="package-0", update_s=0.001, limit_w=1000.0)
+    assert span(domain, BEGIN, BEGIN._replace(read_s=60.0), begin_s=0.0, end_s=60.0).high_j >= 60_000.0
+
+
 def test_span_shorter_than_a_few_updates_says_so_and_is_wide() -> None:
     domain = Domain(name="package-0", update_s=0.001)
     result = span(domain, BEGIN, Mark(0.1, 0.0, 1, 0, 0, 0, 0.003), begin_s=0.0, end_s=0.003)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -152,6 +153,7 @@ def test_window_in_a_forked_child_works_though_the_lock_was_held(hand_meter: Cal
         child = os.fork()
         if child == 0:
             code = 1
+            signal.alarm(20)  # ends a child that deadlocks
             try:
                 begin = watch.begin()
                 meter.readings = [8.0]
