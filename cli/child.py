@@ -79,6 +79,8 @@ def _forwarding() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
 
 
 def _terminal_is_ours() -> bool:
+    if not hasattr(os, "tcgetpgrp"):  # Windows sends Ctrl-C to the whole console too
+        return True
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:

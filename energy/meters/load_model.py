@@ -9,7 +9,7 @@ RAPL measurements of four x86 machines that the CodeCarbon project published (MI
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,21 +187,26 @@ def save_load_model(model: LoadModel) -> Path:
 def this_machine(root: Path | None = None) -> LoadModel:
     """The best load model known for this machine: calibrated, else by thermal design power, else by number of cores.
 
-    Raises:
-        MeterError: A calibrated model is there, and broken.
+    A calibrated model that cannot be used is passed over, which `basis` says: a broken file must not end a training run.
     """
     path = saved_model_path()
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:
-        tdp_w = thermal_design_power_w(root)
-        return model_from_tdp(tdp_w) if tdp_w else model_from_cores(_cores())
+        return _typical(root)
     import tomllib
 
     try:
         return LoadModel(**tomllib.loads(text))
     except (tomllib.TOMLDecodeError, TypeError, MeterError) as error:
-        raise MeterError(f"cannot use the load model in {path}: {error}; delete the file or calibrate again") from None
+        typical = _typical(root)
+        broken = f"the calibrated model in {path} cannot be used ({error}); delete the file or calibrate again"
+        return replace(typical, basis=f"{typical.basis} ({broken})")
+
+
+def _typical(root: Path | None) -> LoadModel:
+    tdp_w = thermal_design_power_w(root)
+    return model_from_tdp(tdp_w) if tdp_w else model_from_cores(_cores())
 
 
 def energy_unseen_j(model: LoadModel, duration_s: float) -> tuple[float, float, float]:
