@@ -57,7 +57,7 @@ def measure(
     document = {**measurement.to_dict(), "command": command, "exit_code": exit_code}
     if output is not None:
         save(output, to_json(document) + "\n", force=force)
-    print(to_json(document) if as_json else _lines(measurement), flush=True)
+    print(to_json(document) if as_json else _lines(measurement, output), flush=True)
     raise typer.Exit(exit_code)
 
 
@@ -123,7 +123,7 @@ def _unmet(label: str) -> dict[str, Any]:
     }
 
 
-def _lines(measurement: Measurement) -> str:
+def _lines(measurement: Measurement, output: Path | None) -> str:
     rows = [str(measurement)]
     width = max(map(len, measurement.domains), default=0)
     for name, energy_j in measurement.domains.items():
@@ -132,7 +132,10 @@ def _lines(measurement: Measurement) -> str:
             + ("" if name in measurement.summed else "  (shown, not added)")
         )
     rows += [f"  note: {note}" for note in measurement.notes]
-    rows.append(
-        "next: 'budjoule measure --json -o FILE -- CMD' keeps the numbers, 'budjoule doctor' says what can be measured"
+    report = (
+        f"budjoule report {output}"
+        if output
+        else "budjoule measure -o FILE -- CMD keeps the numbers for budjoule report"
     )
+    rows.append(f"next: {report}")
     return "\n".join(rows)
