@@ -8,7 +8,7 @@ import argparse
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,15 @@ SPECS = {
         idle_w=72.0,
     ),
 }
-TITLES = {"a100-pcie-40gb": "NVIDIA A100 PCIe 40 GB", "a10-pcie-24gb": "NVIDIA A10 24 GB", "h100-sxm-80gb": "NVIDIA H100 SXM 80 GB"}
+TITLES = {
+    "a100-pcie-40gb": "NVIDIA A100 PCIe 40 GB",
+    "a10-pcie-24gb": "NVIDIA A10 24 GB",
+    "h100-sxm-80gb": "NVIDIA H100 SXM 80 GB",
+}
 SOURCE = "forward passes measured by NVML, data of arXiv 2604.20105 (MIT licence, copyright 2026 Kyungmi Lee)"
 
 
-@lru_cache(maxsize=None)
+@cache
 def workload(model: str, batch: int, length: int, precision: str) -> Workload:
     """Trace one of the data set's models, built from its published dimensions without weights."""
     with torch.device("meta"):
@@ -81,14 +85,37 @@ def _built(model: str, batch: int, length: int) -> tuple[Any, Any]:
     eager = {"attn_implementation": "eager"}
     ids = {"input_ids": torch.ones(batch, max(length, 1), dtype=torch.int64, device="cpu")}
     if model == "bert-large":
-        config = hf.BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=30522, **eager)
+        config = hf.BertConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            vocab_size=30522,
+            **eager,
+        )
         return hf.BertModel(config), ids
     if model == "opt-1.3b":
-        config = hf.OPTConfig(hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, ffn_dim=8192, vocab_size=50272, max_position_embeddings=max(4096, length), **eager)
+        config = hf.OPTConfig(
+            hidden_size=2048,
+            num_hidden_layers=24,
+            num_attention_heads=32,
+            ffn_dim=8192,
+            vocab_size=50272,
+            max_position_embeddings=max(4096, length),
+            **eager,
+        )
         config.use_cache = False
         return hf.OPTModel(config), ids
     if model == "vit-large":
-        config = hf.ViTConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, patch_size=16, image_size=224, **eager)
+        config = hf.ViTConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            patch_size=16,
+            image_size=224,
+            **eager,
+        )
         return hf.ViTModel(config), torch.empty(batch, 3, 224, 224)
     if model == "mobilevit-small":
         return hf.MobileViTModel(hf.MobileViTConfig()), torch.empty(batch, 3, 256, 256)
@@ -138,20 +165,34 @@ def errors(observations: Iterable[Observation], profile: DeviceProfile) -> np.nd
         e = predict(o.workload, device=profile, clock_hz=o.clock_hz)
         power_w = o.energy_j / o.duration_s
         rows.append(
-            (e.energy_j / o.energy_j - 1, e.duration_s / o.duration_s - 1, e.power_w / power_w - 1, e.energy_low_j <= o.energy_j <= e.energy_high_j)
+            (
+                e.energy_j / o.energy_j - 1,
+                e.duration_s / o.duration_s - 1,
+                e.power_w / power_w - 1,
+                e.energy_low_j <= o.energy_j <= e.energy_high_j,
+            )
         )
     return np.array(rows, dtype=float)
 
 
-def fit_all(runs: Mapping[str, Sequence[Observation]], tables: Mapping[str, dict[str, Any]], provenance: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, DeviceProfile]:
+def fit_all(
+    runs: Mapping[str, Sequence[Observation]],
+    tables: Mapping[str, dict[str, Any]],
+    provenance: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, DeviceProfile]:
     """Fit the data set's devices together."""
     priors = {d: prior_for(SPECS[d], None, name=d, title=TITLES[d], **tables[d]) for d in runs}
     fits = fit_pooled(runs, priors)
     others = {d: sorted(set(runs) - {d}) for d in runs}
-    return {d: posterior(fits[d], priors[d], None, {"pooled_with": others[d], **(provenance or {}).get(d, {})}) for d in runs}
+    return {
+        d: posterior(fits[d], priors[d], None, {"pooled_with": others[d], **(provenance or {}).get(d, {})})
+        for d in runs
+    }
 
 
-def leave_one_family_out(runs: Mapping[str, Sequence[Observation]], tables: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+def leave_one_family_out(
+    runs: Mapping[str, Sequence[Observation]], tables: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, np.ndarray]]:
     """Errors of each device on each family by profiles that were fitted without that family on any device."""
     result: dict[str, dict[str, np.ndarray]] = {d: {} for d in runs}
     for family in sorted({o.group for rows in runs.values() for o in rows}):
@@ -190,7 +231,12 @@ def main() -> None:
             "meter": "NVML, whole board",
             "mode": "inference",
             "families": list(families),
-            "leave_one_family_out": {"energy_error_frac": energy, "time_error_frac": time, "power_error_frac": power, "coverage_frac": float(everything[:, 3].mean().round(3))},
+            "leave_one_family_out": {
+                "energy_error_frac": energy,
+                "time_error_frac": time,
+                "power_error_frac": power,
+                "coverage_frac": float(everything[:, 3].mean().round(3)),
+            },
         }
     for device, profile in fit_all(runs, tables, provenance).items():
         print(f"{device}: {profile.status} on all {len(runs[device])} runs")

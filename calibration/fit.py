@@ -83,7 +83,9 @@ def fit_profile(
     return posterior(best_fit(observations, start, starts=starts, seed=seed), start, base, provenance or {})
 
 
-def posterior(fit: Fit, start: DeviceProfile, base: DeviceProfile | None, provenance: Mapping[str, Any]) -> DeviceProfile:
+def posterior(
+    fit: Fit, start: DeviceProfile, base: DeviceProfile | None, provenance: Mapping[str, Any]
+) -> DeviceProfile:
     """The profile that a fit makes of its prior: coefficients, residuals, what was exercised, and the errors on its own runs."""
     sd, before = np.sqrt(np.diag(fit.log_cov)), np.sqrt(np.diag(start.log_cov))
     energies = fit.log_energy[np.isfinite(fit.log_energy)]
@@ -98,7 +100,9 @@ def posterior(fit: Fit, start: DeviceProfile, base: DeviceProfile | None, proven
         log_cov=fit.log_cov,
         residual_time=_residual(fit.log_time, start.residual_time if base else PRIOR_RESIDUAL),
         residual_energy=_residual(energies, start.residual_energy if base else PRIOR_RESIDUAL),
-        exercised=tuple(n for n in NAMES if sd[INDEX[n]] < PINNED * before[INDEX[n]] or (base is not None and n in base.exercised)),
+        exercised=tuple(
+            n for n in NAMES if sd[INDEX[n]] < PINNED * before[INDEX[n]] or (base is not None and n in base.exercised)
+        ),
         provenance={
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "prior": base.name if base is not None else "literature",
@@ -121,14 +125,14 @@ def prior_for(
 
     From another device, joules a FLOP move half-way (in logarithms) with the ratio of power limit to peak: a newer process shows in both.
     """
-    tables = {
-        "idle_power_w": tuple((float(c), float(p)) for c, p in idle_power_w or ()),
-        "voltage": tuple((float(c), float(v)) for c, v in voltage or ()),
-    }
+    idle = tuple((float(c), float(p)) for c, p in idle_power_w or ())
+    ratios = tuple((float(c), float(v)) for c, v in voltage or ())
     if base is None:
         assert spec is not None
-        profile = prior_profile(name or "device", spec, title=title or name or "device", **tables)
-        return replace(profile, log_cov=np.diag([row.sd**2 for row in COEFFICIENTS]))
+        profile = prior_profile(
+            name or "device", spec, title=title or name or "device", idle_power_w=idle, voltage=ratios
+        )
+        return replace(profile, log_cov=np.diag([row.sd**2 + row.device_sd**2 for row in COEFFICIENTS]))
     same = spec is None
     spec = spec or base.spec
     mean = base.log_mean.copy()
@@ -136,7 +140,9 @@ def prior_for(
     if not same:
         cov += np.diag([row.device_sd**2 for row in COEFFICIENTS])
         for coefficient, precision in (("e_tensor_j", "bf16"), ("e_tf32_j", "tf32"), ("e_fp32_j", "fp32")):
-            mean[INDEX[coefficient]] += 0.5 * np.log(_limit_per_flop(spec, precision) / _limit_per_flop(base.spec, precision))
+            mean[INDEX[coefficient]] += 0.5 * np.log(
+                _limit_per_flop(spec, precision) / _limit_per_flop(base.spec, precision)
+            )
     return replace(
         base,
         name=name or base.name,
@@ -145,8 +151,8 @@ def prior_for(
         spec=spec,
         log_mean=mean,
         log_cov=cov,
-        idle_power_w=tables["idle_power_w"] or (base.idle_power_w if same else ()),
-        voltage=tables["voltage"] or (base.voltage if same else ()),
+        idle_power_w=idle or (base.idle_power_w if same else ()),
+        voltage=ratios or (base.voltage if same else ()),
     )
 
 
@@ -162,7 +168,13 @@ def _residual(residuals: np.ndarray, prior: float) -> float:
     return float(np.sqrt((RESIDUAL_RUNS * prior**2 + residuals.size * robust**2) / (RESIDUAL_RUNS + residuals.size)))
 
 
-def fit_pooled(runs: Mapping[str, Sequence[Observation]], starts_from: Mapping[str, DeviceProfile], *, starts: int = 1, seed: int = 0) -> dict[str, Fit]:
+def fit_pooled(
+    runs: Mapping[str, Sequence[Observation]],
+    starts_from: Mapping[str, DeviceProfile],
+    *,
+    starts: int = 1,
+    seed: int = 0,
+) -> dict[str, Fit]:
     """Fit several similar devices at once: what one device's runs leave open, the others' settle.
 
     ``x_device = mu + delta_device``, ``mu ~ N(literature, sd)``, ``delta ~ N(0, device_sd)``: a multilevel model, as in Gelman and Hill, 2007.
@@ -196,10 +208,18 @@ def _part(best: tuple[np.ndarray, np.ndarray, float], i: int, count: int, group:
     x = best[0][place]
     log_time, log_energy = _simulate(observations, profile, x[None])
     seen = _seen(observations)
-    return Fit(log_mean=x, log_cov=best[1][place, place], objective=best[2], log_time=log_time[0] - seen[0], log_energy=log_energy[0] - seen[1])
+    return Fit(
+        log_mean=x,
+        log_cov=best[1][place, place],
+        objective=best[2],
+        log_time=log_time[0] - seen[0],
+        log_energy=log_energy[0] - seen[1],
+    )
 
 
-def _best(groups: "list[Group]", mean: np.ndarray, cov: np.ndarray, *, starts: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+def _best(
+    groups: "list[Group]", mean: np.ndarray, cov: np.ndarray, *, starts: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Place, covariance and objective of the best maximum of the joint posterior of several devices."""
     random = np.random.default_rng(seed)
     root = np.linalg.cholesky(cov + 1e-12 * np.eye(mean.size))
@@ -207,12 +227,17 @@ def _best(groups: "list[Group]", mean: np.ndarray, cov: np.ndarray, *, starts: i
     return min((_maximum(groups, mean, root, point) for point in points), key=lambda best: best[2])
 
 
-def _maximum(groups: "list[Group]", mean: np.ndarray, root: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def _maximum(
+    groups: "list[Group]", mean: np.ndarray, root: np.ndarray, point: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
     seen = [_seen(observations) for observations, _ in groups]
     count = len(NAMES)
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        parts = [_soft(_scaled(_simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0] for i, (o, profile) in enumerate(groups)]
+        parts = [
+            _soft(_scaled(_simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0]
+            for i, (o, profile) in enumerate(groups)
+        ]
         return np.concatenate([*parts, solve_triangular(root, x - mean, lower=True)])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
@@ -225,7 +250,9 @@ def _maximum(groups: "list[Group]", mean: np.ndarray, root: np.ndarray, point: n
             blocks.append(block)
         return np.vstack([*blocks, solve_triangular(root, np.eye(x.size), lower=True)])
 
-    found = least_squares(residuals, point, jac=jacobian, method="trf", max_nfev=60, x_scale=np.linalg.norm(root, axis=1))
+    found = least_squares(
+        residuals, point, jac=jacobian, method="trf", max_nfev=60, x_scale=np.linalg.norm(root, axis=1)
+    )
     j = jacobian(found.x)
     return found.x, np.linalg.inv(j.T @ j), float(found.cost)
 
@@ -242,7 +269,9 @@ def simulate(observations: Sequence[Observation], profile: DeviceProfile) -> tup
     return log_time[0], log_energy[0]
 
 
-def _simulate(observations: Sequence[Observation], profile: DeviceProfile, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _simulate(
+    observations: Sequence[Observation], profile: DeviceProfile, settings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Log time and log energy of each run under each setting of coefficients. `(setting, run)`"""
     log_time = np.empty((len(settings), len(observations)))
     log_energy = np.empty_like(log_time)
@@ -266,7 +295,9 @@ def _scaled(simulated: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np
     time = simulated[0] - seen[0]
     energy = simulated[1] - seen[1]
     has_energy = np.isfinite(seen[1])
-    return np.hstack([time / SCALE_TIME, energy[:, has_energy] / SCALE_ENERGY, (energy - time)[:, has_energy] / SCALE_POWER])
+    return np.hstack(
+        [time / SCALE_TIME, energy[:, has_energy] / SCALE_ENERGY, (energy - time)[:, has_energy] / SCALE_POWER]
+    )
 
 
 def _soft(z: np.ndarray) -> np.ndarray:

@@ -30,6 +30,8 @@ class Observation:
         for name in ("duration_s", "energy_j", "clock_hz", "power_limit_w"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"{name} of an observation of {self.workload.model} is {value}; it must be a positive number")
+                raise UsageError(
+                    f"{name} of an observation of {self.workload.model} is {value}; it must be a positive number"
+                )
         if not self.workload.ops:
             raise UsageError(f"an observation's workload ({self.workload.model}) has no ops; trace the model again")

@@ -59,7 +59,9 @@ class DeviceSpec:
             raise UsageError(f"kind is {self.kind!r}; a device spec's kind is 'gpu' or 'cpu'")
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, (int, float)) and not (value > 0 or (item.name in ("min_clock_hz", "idle_w") and value == 0)):
+            if isinstance(value, (int, float)) and not (
+                value > 0 or (item.name in ("min_clock_hz", "idle_w") and value == 0)
+            ):
                 raise UsageError(f"{item.name} is {value}; a device spec needs a positive number")
         if "fp32" not in self.flop_per_clock:
             raise UsageError("flop_per_clock has no fp32; give the FLOP a clock of one unit for fp32 at least")
@@ -106,7 +108,9 @@ class DeviceProfile:
             raise UsageError(f"profile {self.name!r}: status is {self.status!r}; it is one of {', '.join(STATUSES)}")
         count = len(NAMES)
         if self.log_mean.shape != (count,) or self.log_cov.shape != (count, count):
-            raise UsageError(f"profile {self.name!r} holds {self.log_mean.size} coefficients; this version has {count}: fit it again")
+            raise UsageError(
+                f"profile {self.name!r} holds {self.log_mean.size} coefficients; this version has {count}: fit it again"
+            )
 
     @cached_property
     def coef_(self) -> dict[str, float]:
@@ -130,16 +134,13 @@ class DeviceProfile:
         """Idle power at a clock. [W]"""
         if not self.idle_power_w:
             return np.full_like(np.asarray(clock_hz, dtype=float), self.spec.idle_w)
-        clocks, powers = zip(*self.idle_power_w, strict=True)
-        return np.interp(clock_hz, clocks, powers)
+        return _interpolated(np.asarray(clock_hz), self.idle_power_w)
 
     def voltage_ratio(self, clock_hz: np.ndarray | float) -> np.ndarray:
         """Core voltage over its lowest value at a clock."""
         if self.voltage:
-            clocks, ratios = zip(*self.voltage, strict=True)
-            return np.interp(clock_hz, clocks, ratios)
-        shares, ratios = zip(*TYPICAL_VOLTAGE, strict=True)
-        return np.interp(np.asarray(clock_hz) / self.spec.clock_hz, shares, ratios)
+            return _interpolated(np.asarray(clock_hz), self.voltage)
+        return _interpolated(np.asarray(clock_hz) / self.spec.clock_hz, TYPICAL_VOLTAGE)
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain data, as its TOML holds it."""
@@ -180,6 +181,12 @@ class DeviceProfile:
 
         write_atomic(path, tomli_w.dumps(self.to_dict()), force=force)
         return Path(path)
+
+
+def _interpolated(x: np.ndarray, pairs: tuple[tuple[float, float], ...]) -> np.ndarray:
+    at, values = np.array(pairs).T
+    result: np.ndarray = np.interp(x, at, values)
+    return result
 
 
 def _short(value: float) -> float:
@@ -229,7 +236,9 @@ def from_dict(data: Mapping[str, Any], where: str) -> DeviceProfile:
             return _overridden(prior_profile(spec=spec, **common), data.get("override", {}), where)
         rows = data["coefficients"]
         if unknown := set(rows) ^ set(NAMES):
-            raise UsageError(f"{where}: coefficients {', '.join(sorted(unknown))} do not match this version; fit it again")
+            raise UsageError(
+                f"{where}: coefficients {', '.join(sorted(unknown))} do not match this version; fit it again"
+            )
         sd = np.array([rows[name]["sd_log"] for name in NAMES], dtype=float)
         correlation = np.eye(len(NAMES))
         for i, name in enumerate(NAMES):
@@ -245,7 +254,9 @@ def from_dict(data: Mapping[str, Any], where: str) -> DeviceProfile:
             **common,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{where} is not a complete device profile: {type(error).__name__} {error}; compare it with a shipped one") from None
+        raise UsageError(
+            f"{where} is not a complete device profile: {type(error).__name__} {error}; compare it with a shipped one"
+        ) from None
 
 
 def _overridden(profile: DeviceProfile, override: Mapping[str, Any], where: str) -> DeviceProfile:
@@ -256,7 +267,9 @@ def _overridden(profile: DeviceProfile, override: Mapping[str, Any], where: str)
         i = NAMES.index(name)
         mean[i] = np.log(row["value"])
         cov[i, i] = row["sd_log"] ** 2
-    return DeviceProfile(**{f.name: getattr(profile, f.name) for f in fields(profile)} | {"log_mean": mean, "log_cov": cov})
+    return DeviceProfile(
+        **{f.name: getattr(profile, f.name) for f in fields(profile)} | {"log_mean": mean, "log_cov": cov}
+    )
 
 
 def user_profile_folder() -> Path:

@@ -89,7 +89,9 @@ class Estimate:
 
     def _rows(self, names: list[str]) -> list[dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
-        for name, op, energy_j, duration_s in zip(names, self.work.ops, self.row_energy_j, self.row_duration_s, strict=True):
+        for name, op, energy_j, duration_s in zip(
+            names, self.work.ops, self.row_energy_j, self.row_duration_s, strict=True
+        ):
             row = rows.setdefault(
                 name, {"name": name, "calls": 0, "energy_j": 0.0, "duration_s": 0.0, "flop": 0, "moved_bytes": 0}
             )

@@ -45,10 +45,14 @@ def predict(
     spec = profile.spec
     wanted_hz = spec.clock_hz if clock_hz is None else float(clock_hz)
     if not 0.05 * spec.clock_hz <= wanted_hz <= 1.1 * spec.clock_hz:
-        raise UsageError(f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.clock_hz / 1e6:g} MHz)")
+        raise UsageError(
+            f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.clock_hz / 1e6:g} MHz)"
+        )
     limit_w = spec.power_limit_w if power_limit_w is None else float(power_limit_w)
     if not limit_w > 0.0:
-        raise UsageError(f"power limit {limit_w:g} W must be positive; {profile.name} allows up to {spec.power_limit_w:g} W")
+        raise UsageError(
+            f"power limit {limit_w:g} W must be positive; {profile.name} allows up to {spec.power_limit_w:g} W"
+        )
     if not work.ops:
         raise UsageError(f"{work.model} ran no op, so there is nothing to estimate; does its forward use its inputs?")
 
@@ -66,8 +70,13 @@ def predict(
 
     log_energy, log_time = np.log(cost.energy_j), np.log(cost.duration_s)
     extra = unruled_frac * UNRULED_SD
-    spread_e = np.exp(HALF_WIDTH_SCALES * np.sqrt(np.sum((log_energy[1:] - log_energy[0]) ** 2) + profile.residual_energy**2 + extra**2))
-    spread_t = np.exp(HALF_WIDTH_SCALES * np.sqrt(np.sum((log_time[1:] - log_time[0]) ** 2) + profile.residual_time**2 + extra**2))
+    spread_e = np.exp(
+        HALF_WIDTH_SCALES
+        * np.sqrt(np.sum((log_energy[1:] - log_energy[0]) ** 2) + profile.residual_energy**2 + extra**2)
+    )
+    spread_t = np.exp(
+        HALF_WIDTH_SCALES * np.sqrt(np.sum((log_time[1:] - log_time[0]) ** 2) + profile.residual_time**2 + extra**2)
+    )
     energy_j, duration_s = float(cost.energy_j[0]), float(cost.duration_s[0])
     return Estimate(
         work=work,
@@ -89,7 +98,9 @@ def predict(
     )
 
 
-def _notes(work: Workload, profile: DeviceProfile, settings: np.ndarray, log_energy: np.ndarray, power_w: float, limit_w: float) -> tuple[str, ...]:
+def _notes(
+    work: Workload, profile: DeviceProfile, settings: np.ndarray, log_energy: np.ndarray, power_w: float, limit_w: float
+) -> tuple[str, ...]:
     notes = list(work.notes)
     if work.unruled:
         most = sorted(work.unruled, key=lambda name: -work.unruled[name])[:5]
@@ -108,4 +119,6 @@ def _unpinned(profile: DeviceProfile, settings: np.ndarray, log_energy: np.ndarr
     root = settings[1:] - settings[0]
     gradient, *_ = np.linalg.lstsq(root, log_energy[1:] - log_energy[0], rcond=None)
     sd = np.sqrt(np.diag(profile.log_cov))
-    return [name for name in NAMES if name not in profile.exercised and abs(gradient[INDEX[name]]) * sd[INDEX[name]] > 0.03]
+    return [
+        name for name in NAMES if name not in profile.exercised and abs(gradient[INDEX[name]]) * sd[INDEX[name]] > 0.03
+    ]

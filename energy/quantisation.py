@@ -3,13 +3,38 @@
 import numpy as np
 
 # Tile rows and columns, and the share of the best tile's rate that its arithmetic intensity allows (assumed).
-TENSOR_TILES = ((256, 128, 1.0), (128, 128, 0.95), (256, 64, 0.85), (128, 64, 0.8), (64, 64, 0.65), (128, 32, 0.5), (64, 32, 0.4), (32, 32, 0.3), (64, 16, 0.25))
-VECTOR_TILES = ((128, 128, 1.0), (128, 64, 0.95), (64, 64, 0.85), (128, 32, 0.8), (64, 32, 0.7), (32, 32, 0.6), (64, 16, 0.5))
+TENSOR_TILES = (
+    (256, 128, 1.0),
+    (128, 128, 0.95),
+    (256, 64, 0.85),
+    (128, 64, 0.8),
+    (64, 64, 0.65),
+    (128, 32, 0.5),
+    (64, 32, 0.4),
+    (32, 32, 0.3),
+    (64, 16, 0.25),
+)
+VECTOR_TILES = (
+    (128, 128, 1.0),
+    (128, 64, 0.95),
+    (64, 64, 0.85),
+    (128, 32, 0.8),
+    (64, 32, 0.7),
+    (32, 32, 0.6),
+    (64, 16, 0.5),
+)
 SPLITS = (1, 2, 4, 8)
 SPLIT_COST = 0.03
 
 
-def excess(batch: np.ndarray, m: np.ndarray, n: np.ndarray, k: np.ndarray, units: int, tiles: tuple[tuple[int, int, float], ...]) -> np.ndarray:
+def excess(
+    batch: np.ndarray,
+    m: np.ndarray,
+    n: np.ndarray,
+    k: np.ndarray,
+    units: int,
+    tiles: tuple[tuple[int, int, float], ...],
+) -> np.ndarray:
     """Time of a product over that of the same FLOP spread evenly over all units at the best tile's rate, at least 1.
 
     ``min over tiles (tm, tn) and splits s of  ceil(B ceil(M/tm) ceil(N/tn) s / units) tm tn (1 + .03 s) / (s e_tile)  /  (B M N / units)``

@@ -64,7 +64,7 @@ class Recorder(TorchDispatchMode):
     """Records ops while it is entered; `weights` tells parameters from activations."""
 
     def __init__(self, precision: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.precision = precision
         self.rows: dict[tuple[int, str, Phase], int] = {}
         self.known: dict[tuple[Any, ...], _Known] = {}
@@ -96,14 +96,24 @@ class Recorder(TorchDispatchMode):
             self.stack.pop()
         self._mark(self.stack[-1])
 
+    @property
+    def outermost(self) -> bool:
+        """No module is running."""
+        return len(self.stack) == 1
+
+    @property
+    def in_backward(self) -> bool:
+        """Autograd is running a backward pass."""
+        return torch._C._current_graph_task_id() != -1
+
     def _mark(self, name: str) -> None:
         self.sequence.append(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
         self.module_at.append(name)
 
     def _where(self) -> tuple[str, Phase]:
-        if torch._C._current_graph_task_id() == -1:
+        if not self.in_backward:
             return self.stack[-1], "forward"
-        if len(self.stack) > 1:  # a checkpoint runs its modules again
+        if not self.outermost:  # a checkpoint runs its modules again
             return self.stack[-1], "backward"
         node = torch._C._current_autograd_node()
         number = node._sequence_nr() if node is not None else 1 << 63
@@ -111,7 +121,9 @@ class Recorder(TorchDispatchMode):
             return "", "backward"
         return self.module_at[bisect_right(self.sequence, number) - 1], "backward"
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func.namespace in ("profiler", "prim"):
             return func(*args, **kwargs)
@@ -120,24 +132,24 @@ class Recorder(TorchDispatchMode):
             info = self.funcs[func] = _Func(func)
         key: list[Any] = [func]
         meta, real = self._describe(key, args, kwargs)
-        if not meta and not info.view:
-            small = all(t.numel() <= REAL_NUMEL for t in real)
-            if small and (real or info.factory):
-                return self._run_real(func, info, args, kwargs)
+        if not meta and (real or info.factory) and all(t.numel() <= REAL_NUMEL for t in real):
+            return self._run_real(func, info, args, kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
             return self._assumed_scalar(args[0])
         if real:
             args, kwargs = self._without_data(func, args, kwargs, bool(meta))
             key = [func]
             self._describe(key, args, kwargs)
-        elif info.factory or "device" in kwargs:
-            kwargs = {**kwargs, "device": "meta"} if "device" in kwargs else kwargs
+        elif "device" in kwargs:
+            kwargs = {**kwargs, "device": "meta"}
         if info.view:
-            self._record(tuple(key), info, lambda: Counted(kind="view", launches=0), args, kwargs, None)
+            self._record(info, args, kwargs, None)
             return func(*args, **kwargs)
         return self._call(tuple(key), func, info, args, kwargs)
 
-    def _describe(self, key: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def _describe(
+        self, key: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Append the signature of the arguments to `key`; return the meta tensors and the real ones."""
         meta: list[torch.Tensor] = []
         real: list[torch.Tensor] = []
@@ -147,7 +159,9 @@ class Recorder(TorchDispatchMode):
             if isinstance(value, torch.Tensor):
                 (meta if value.is_meta else real).append(value)
                 storage = value.untyped_storage()._cdata if value.layout == torch.strided else 0
-                key.append((value.shape, value.stride() if storage else (), value.dtype, storage in weights, storage in zeros))
+                key.append(
+                    (value.shape, value.stride() if storage else (), value.dtype, storage in weights, storage in zeros)
+                )
             elif isinstance(value, (list, tuple)):
                 key.append(len(value))
                 for item in value:
@@ -170,7 +184,7 @@ class Recorder(TorchDispatchMode):
             kwargs = {**kwargs, "device": "cpu"}
         out = func(*args, **kwargs)
         made = tensors(out)
-        self._record(None, info, None, args, kwargs, out)
+        self._record(info, args, kwargs, out)
         wanted_meta = device is not None and torch.device(device).type == "meta"
         if made and any(t.numel() > REAL_NUMEL or (wanted_meta and t.is_floating_point()) for t in made):
             return _map(out, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
@@ -179,10 +193,14 @@ class Recorder(TorchDispatchMode):
     def _assumed_scalar(self, tensor: torch.Tensor) -> Any:
         if not tensor.is_meta:
             return torch.ops.aten._local_scalar_dense.default(tensor)
-        self.notes["a value that depends on the data was taken as 1 (the model calls .item() or bool() on a tensor)"] = None
-        return tensor.dtype.is_floating_point and 1.0 or (True if tensor.dtype == torch.bool else 1)
+        self.notes[
+            "a value that depends on the data was taken as 1 (the model calls .item() or bool() on a tensor)"
+        ] = None
+        return torch.ones((), dtype=tensor.dtype).item()
 
-    def _without_data(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], mixed: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _without_data(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], mixed: bool
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Replace real tensors by data-less ones; a boolean index becomes the positions it selects, while they are known."""
         name = func._schema.name
         if name in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index") and len(args) > 1:
@@ -229,16 +247,16 @@ class Recorder(TorchDispatchMode):
             else:
                 self.zeros.discard(storage)
 
-    def _record(self, key: Any, info: _Func, rule: Callable[[], Counted] | None, args: Any, kwargs: Any, out: Any) -> None:
+    def _record(self, info: _Func, args: Any, kwargs: Any, out: Any) -> None:
         """Count an op that ran for its values or is a view."""
-        if rule is None:
-            if info.view or (not tensors(out)):
-                return
+        if info.view:
+            counted = Counted(kind="view", launches=0)
+            key: tuple[Any, ...] = (info.name, "view")
+        elif not tensors(out):
+            return
+        else:
             counted = info.rule(args, kwargs, out) if info.rule else _elementwise(args, out)
             key = (info.name, tuple(t.shape for t in tensors(out)), tuple(t.shape for t in tensors(list(args))))
-        else:
-            counted = rule()
-            key = (info.name, "view")
         known = self.known.get(key) or self._learn(key, info, counted, args, kwargs, out)
         self._count(known)
 
@@ -286,7 +304,11 @@ class Recorder(TorchDispatchMode):
         for t in ins:
             if t.dtype in NAMES:
                 name = NAMES[t.dtype]
-                return self.fp32_products if name == "fp32" and kind in ("matmul", "batched_matmul", "attention", "conv") else name
+                return (
+                    self.fp32_products
+                    if name == "fp32" and kind in ("matmul", "batched_matmul", "attention", "conv")
+                    else name
+                )
         return "fp32"
 
     def _count(self, known: _Known) -> None:

@@ -77,7 +77,18 @@ def features(work: Workload, spec: "DeviceSpec") -> Features:
     row_of = np.empty(len(work.ops), dtype=np.intp)
     chosen: list[OpCost] = []
     for i, op in enumerate(work.ops):
-        key = (op.kind, op.precision, op.flop, op.elements, op.heavy_elements, op.activation_bytes, op.weight_bytes, op.launches, op.product, op.zeros)
+        key = (
+            op.kind,
+            op.precision,
+            op.flop,
+            op.elements,
+            op.heavy_elements,
+            op.activation_bytes,
+            op.weight_bytes,
+            op.launches,
+            op.product,
+            op.zeros,
+        )
         row_of[i] = unique.setdefault(key, len(unique))
         if row_of[i] == len(chosen):
             chosen.append(op)
@@ -87,7 +98,9 @@ def features(work: Workload, spec: "DeviceSpec") -> Features:
     return made
 
 
-def _arrays(ops: list[OpCost], spec: "DeviceSpec", row_of: np.ndarray, row_calls: np.ndarray, module_calls: float) -> Features:
+def _arrays(
+    ops: list[OpCost], spec: "DeviceSpec", row_of: np.ndarray, row_calls: np.ndarray, module_calls: float
+) -> Features:
     def column(values: list[float]) -> np.ndarray:
         return np.array(values, dtype=float)
 
@@ -102,8 +115,14 @@ def _arrays(ops: list[OpCost], spec: "DeviceSpec", row_of: np.ndarray, row_calls
         for select, tiles in ((tensor, TENSOR_TILES), (~tensor, VECTOR_TILES)):
             chosen = select & np.isin(kind, PRODUCTS)
             if chosen.any():
-                fill[chosen] = excess(*shape[:, chosen], spec.units, tiles)
-    peak = column([spec.units * spec.peak_flop_per_clock("fp32" if op.kind == "depthwise" else unit) for op, unit in zip(ops, units, strict=True)])
+                batch, m, n, k = shape[:, chosen]
+                fill[chosen] = excess(batch, m, n, k, spec.units, tiles)
+    peak = column(
+        [
+            spec.units * spec.peak_flop_per_clock("fp32" if op.kind == "depthwise" else unit)
+            for op, unit in zip(ops, units, strict=True)
+        ]
+    )
     joules_of = {"fp32": "e_fp32_j", "tf32": "e_tf32_j"}
     lanes = spec.units * spec.lanes
     return Features(
@@ -114,10 +133,16 @@ def _arrays(ops: list[OpCost], spec: "DeviceSpec", row_of: np.ndarray, row_calls
         filled_clocks=flop * fill / peak,
         inverse_k=np.where(np.isin(kind, PRODUCTS), 1 / np.maximum(shape[3], 1), 0.0),
         k_start=np.where(tensor, INDEX["k_start"], INDEX["k_start_fp32"]),
-        efficiency=np.array([INDEX[EFFICIENCY.get((op.kind, unit != "fp32"), "eff_fp32")] for op, unit in zip(ops, units, strict=True)], dtype=np.intp),
+        efficiency=np.array(
+            [INDEX[EFFICIENCY.get((op.kind, unit != "fp32"), "eff_fp32")] for op, unit in zip(ops, units, strict=True)],
+            dtype=np.intp,
+        ),
         flop=flop,
         flop_energy=np.array(
-            [INDEX["e_fp32_j" if op.kind == "depthwise" else joules_of.get(unit, "e_tensor_j")] for op, unit in zip(ops, units, strict=True)],
+            [
+                INDEX["e_fp32_j" if op.kind == "depthwise" else joules_of.get(unit, "e_tensor_j")]
+                for op, unit in zip(ops, units, strict=True)
+            ],
             dtype=np.intp,
         ),
         zeros=np.array([op.zeros for op in ops], dtype=bool),
@@ -182,7 +207,12 @@ def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: 
     t_math = t_math + t_elem
     t_work = np.where(f.product, _norm(t_math, t_dram, OVERLAP_PRODUCT), _norm(t_math, t_dram, OVERLAP_ELEMENTWISE))
     t_op = t_work + f.launches * coef("t_kernel_s") * spec.clock_hz / clock
-    t_host = f.launches * coef("t_launch_s") + f.products * coef("t_product_s") + f.convs * coef("t_conv_s") + f.views * coef("t_view_s")
+    t_host = (
+        f.launches * coef("t_launch_s")
+        + f.products * coef("t_product_s")
+        + f.convs * coef("t_conv_s")
+        + f.views * coef("t_view_s")
+    )
 
     device_s = t_op @ f.calls
     ops_host_s = t_host @ f.calls
@@ -196,7 +226,10 @@ def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: 
         duration_s = device_s + host_s
         device_part = device_s / duration_s
     safe_host = np.where(ops_host_s > 0, ops_host_s, 1.0)
-    op_duration_s = t_op * (duration_s * device_part / device_s)[:, None] + t_host * (duration_s * (1 - device_part) / safe_host)[:, None]
+    op_duration_s = (
+        t_op * (duration_s * device_part / device_s)[:, None]
+        + t_host * (duration_s * (1 - device_part) / safe_host)[:, None]
+    )
 
     share = clock_hz / spec.clock_hz
     dynamic = profile.voltage_ratio(clock_hz) ** 2 * (1 + x[:, INDEX["leak_frac"]] * np.maximum(share - 0.6, 0) / 0.4)
@@ -226,7 +259,9 @@ def _norm(a: np.ndarray, b: np.ndarray, q: float) -> np.ndarray:
     return result
 
 
-def under_power_limit(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: np.ndarray, limit_w: np.ndarray) -> tuple[np.ndarray, Cost]:
+def under_power_limit(
+    f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: np.ndarray, limit_w: np.ndarray
+) -> tuple[np.ndarray, Cost]:
     """Lower each setting's clock until its mean power fits the limit, and give the clock and the cost there.
 
     Args:

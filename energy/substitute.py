@@ -31,7 +31,9 @@ class AsOnDevice(TorchFunctionMode):
         self.lower = lower
         self.cast_weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if self.lower is not None:
             if func in LOWER:
@@ -44,11 +46,17 @@ class AsOnDevice(TorchFunctionMode):
             return dropout(func, *args, **kwargs)
         return func(*args, **kwargs)
 
-    def _cast(self, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _cast(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         def cast(value: Any) -> Any:
             if isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value):
                 return type(value)(cast(v) for v in value)
-            if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float32, torch.float16, torch.bfloat16) or value.dtype == dtype:
+            if (
+                not isinstance(value, torch.Tensor)
+                or value.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+                or value.dtype == dtype
+            ):
                 return value
             if value.is_leaf and value.requires_grad:  # autocast keeps a parameter's cast for the whole step
                 if id(value) not in self.cast_weights:
@@ -59,7 +67,9 @@ class AsOnDevice(TorchFunctionMode):
         return tuple(cast(a) for a in args), {k: cast(v) for k, v in kwargs.items()}
 
 
-def dropout(func: Callable[..., Any], input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+def dropout(
+    func: Callable[..., Any], input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Any:
     """Dropout as its one fused kernel."""
     if not training or p == 0.0 or not input.is_meta:
         return func(input, p, training, inplace)
@@ -78,16 +88,28 @@ def attention(
     enable_gqa: bool = False,
 ) -> Any:
     """Scaled dot-product attention as the kernel that CUDA would choose: flash for half precision without mask, else memory-efficient."""
-    if query.dim() != 4 or not query.is_meta or query.shape[-1] > 256 or query.shape[-1] != value.shape[-1] or query.dtype == torch.float64:
+    if (
+        query.dim() != 4
+        or not query.is_meta
+        or query.shape[-1] > 256
+        or query.shape[-1] != value.shape[-1]
+        or query.dtype == torch.float64
+    ):
         return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if enable_gqa and key.shape[1] != query.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = (t.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2) for t in (key, value))
     if attn_mask is None and query.dtype in (torch.float16, torch.bfloat16):
-        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+        return torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:  # converted to an additive mask first, as the CUDA path does
-            attn_mask = torch.zeros(attn_mask.shape, dtype=query.dtype, device="meta").masked_fill(attn_mask.logical_not().to("meta"), float("-inf"))
+            attn_mask = torch.zeros(attn_mask.shape, dtype=query.dtype, device="meta").masked_fill(
+                attn_mask.logical_not().to("meta"), float("-inf")
+            )
         attn_mask = attn_mask.to("meta").expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     train = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, train, dropout_p, is_causal, scale=scale)[0]
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, train, dropout_p, is_causal, scale=scale
+    )[0]

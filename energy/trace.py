@@ -61,13 +61,14 @@ def trace(
     optimizer_cost(optimizer)
     dtype, lower = PRECISIONS[precision]
     recorder = Recorder(precision)
+    on_device = AsOnDevice(lower)
     training = mode == "training"
     args, kwargs = _prepared(inputs, dtype, recorder)
     modules = [model] if isinstance(model, nn.Module) else _modules_of(model)
     try:
-        with _without_weights(modules, dtype, training) as parameters, _watched(modules, recorder):
+        with _without_weights(modules, dtype, training) as parameters, _watched(modules, recorder, on_device):
             recorder.add_weights(t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_meta)
-            with torch.set_grad_enabled(training), AsOnDevice(lower), recorder:
+            with torch.set_grad_enabled(training), on_device, recorder:
                 output = model(*args, **kwargs)
                 if training:
                     _backward(output, loss, recorder, isinstance(model, nn.Module))
@@ -75,10 +76,17 @@ def trace(
     except BudjouleError:
         raise
     except Exception as error:
-        shapes = ", ".join(f"{'x'.join(map(str, t.shape)) or 'scalar'} {str(t.dtype)[6:]}" for t in tensors([*args, *kwargs.values()]))
+        shapes = ", ".join(
+            f"{'x'.join(map(str, t.shape)) or 'scalar'} {str(t.dtype)[6:]}" for t in tensors([*args, *kwargs.values()])
+        )
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UsageError(f"{_name(model)} does not run on these inputs ({shapes}): {reason}; check the shapes, the dtypes and the names") from error
-    ops = [replace(recorder.costs[i], module=module, phase=phase, calls=calls) for (i, module, phase), calls in recorder.rows.items()]
+        raise UsageError(
+            f"{_name(model)} does not run on these inputs ({shapes}): {reason}; check the shapes, the dtypes and the names"
+        ) from error
+    ops = [
+        replace(recorder.costs[i], module=module, phase=phase, calls=calls)
+        for (i, module, phase), calls in recorder.rows.items()
+    ]
     if training:
         ops += optimizer_ops(optimizer, trained, precision="fp32")
         if not trained and optimizer != "none":
@@ -111,7 +119,9 @@ def _backward(output: Any, loss: Callable[[Any], torch.Tensor] | None, recorder:
     else:
         candidates = [t for t in _output_tensors(output) if t.is_floating_point() and t.requires_grad]
         if not candidates:
-            raise UsageError("no floating output requires a gradient; give loss=, or mode='inference' if nothing is trained")
+            raise UsageError(
+                "no floating output requires a gradient; give loss=, or mode='inference' if nothing is trained"
+            )
         value = candidates[0]
         if value.dim():
             value = value.float().mean()
@@ -135,19 +145,25 @@ def _prepared(inputs: Inputs, dtype: torch.dtype, recorder: Recorder) -> tuple[t
 
     def prepare(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return type(value)((k, prepare(v)) for k, v in value.items()) if type(value) is dict else {k: prepare(v) for k, v in value.items()}
+            return (
+                type(value)((k, prepare(v)) for k, v in value.items())
+                if type(value) is dict
+                else {k: prepare(v) for k, v in value.items()}
+            )
         if isinstance(value, (list, tuple)):
             return type(value)(prepare(v) for v in value) if type(value) in (list, tuple) else value
         if not isinstance(value, torch.Tensor):
             return value
         if value.is_floating_point() or value.is_complex():
-            return torch.empty_strided(value.shape, value.stride(), dtype=dtype if value.is_floating_point() else value.dtype, device="meta")
+            return torch.empty_strided(
+                value.shape, value.stride(), dtype=dtype if value.is_floating_point() else value.dtype, device="meta"
+            )
         if value.is_meta or isinstance(value, FakeTensor):
             if value.numel() > REAL_NUMEL:
                 return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
             recorder.notes["integer inputs without data were taken as ones"] = None
             return torch.ones(value.shape, dtype=value.dtype)
-        return value.detach().cpu()
+        return value.detach().cpu().clone()
 
     if isinstance(inputs, torch.Tensor):
         return (prepare(inputs),), {}
@@ -160,7 +176,11 @@ def _prepared(inputs: Inputs, dtype: torch.dtype, recorder: Recorder) -> tuple[t
 
 def _modules_of(step: Callable[..., Any]) -> list[nn.Module]:
     """The modules that a callable step reaches: its closure, the globals it names, its bound object, its partial arguments."""
-    reached: list[Any] = [getattr(step, "__self__", None), *getattr(step, "args", ()), *getattr(step, "keywords", {}).values()]
+    reached: list[Any] = [
+        getattr(step, "__self__", None),
+        *getattr(step, "args", ()),
+        *getattr(step, "keywords", {}).values(),
+    ]
     function = getattr(step, "func", step)
     reached += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     code = getattr(function, "__code__", None)
@@ -171,13 +191,17 @@ def _modules_of(step: Callable[..., Any]) -> list[nn.Module]:
         reached += list(vars(holder).values()) if hasattr(holder, "__dict__") else []
     found: dict[int, nn.Module] = {}
     for value in reached:
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]:
+        for item in (
+            value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        ):
             if isinstance(item, nn.Module):
                 found[id(item)] = item
     inner = {id(child) for module in found.values() for child in module.modules() if child is not module}
     modules = [module for key, module in found.items() if key not in inner]
     if not modules:
-        raise UsageError(f"{_name(step)} reaches no module; pass an nn.Module, or a step whose modules are in its closure or globals")
+        raise UsageError(
+            f"{_name(step)} reaches no module; pass an nn.Module, or a step whose modules are in its closure or globals"
+        )
     return modules
 
 
@@ -193,8 +217,14 @@ def _without_weights(modules: list[nn.Module], dtype: torch.dtype, training: boo
         if not (t.is_floating_point() or t.is_complex()):
             if t.is_meta and t.numel() <= REAL_NUMEL:
                 return torch.zeros(t.shape, dtype=t.dtype)
-            return t if t.numel() <= REAL_NUMEL else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
-        return torch.empty_strided(t.shape, t.stride(), dtype=dtype if t.is_floating_point() else t.dtype, device="meta")
+            return (
+                t.detach().cpu().clone()
+                if t.numel() <= REAL_NUMEL
+                else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+            )
+        return torch.empty_strided(
+            t.shape, t.stride(), dtype=dtype if t.is_floating_point() else t.dtype, device="meta"
+        )
 
     try:
         for prefix, module in enumerate(modules):
@@ -205,7 +235,11 @@ def _without_weights(modules: list[nn.Module], dtype: torch.dtype, training: boo
                             continue
                         if id(t) not in bare:
                             made = without_data(t)
-                            bare[id(t)] = nn.Parameter(made, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else made
+                            bare[id(t)] = (
+                                nn.Parameter(made, requires_grad=t.requires_grad)
+                                if isinstance(t, nn.Parameter)
+                                else made
+                            )
                             if isinstance(t, nn.Parameter):
                                 full = ".".join(part for part in (path, name) if part)
                                 named[full if len(modules) == 1 else f"{prefix}.{full}"] = bare[id(t)]
@@ -222,14 +256,26 @@ def _without_weights(modules: list[nn.Module], dtype: torch.dtype, training: boo
 
 
 @contextmanager
-def _watched(modules: list[nn.Module], recorder: Recorder) -> Iterator[None]:
-    """Tell the recorder which module runs."""
+def _watched(modules: list[nn.Module], recorder: Recorder, on_device: AsOnDevice) -> Iterator[None]:
+    """Tell the recorder which module runs; in a checkpoint's second forward, autograd has put the function mode aside: bring it back."""
+
+    def enter(name: str) -> None:
+        if recorder.outermost and recorder.in_backward:
+            on_device.__enter__()  # type: ignore[no-untyped-call]
+        recorder.enter_module(name)
+
+    def leave() -> None:
+        recorder.leave_module()
+        if recorder.outermost and recorder.in_backward:
+            on_device.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
     handles = []
     for prefix, module in enumerate(modules):
         for path, child in module.named_modules():
             name = path if len(modules) == 1 else f"{prefix}.{path}".rstrip(".")
-            handles.append(child.register_forward_pre_hook(lambda _m, _a, name=name: recorder.enter_module(name), prepend=True))
-            handles.append(child.register_forward_hook(lambda _m, _a, _o: recorder.leave_module()))
+            handles.append(child.register_forward_pre_hook(lambda _m, _a, name=name: enter(name), prepend=True))
+            # a checkpoint leaves its second forward by an exception once it has what it needs
+            handles.append(child.register_forward_hook(lambda _m, _a, _o: leave(), always_call=True))
     try:
         yield
     finally:

@@ -8,7 +8,20 @@ import re
 
 from budjoule.energy.errors import UsageError
 
-_PREFIX = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_PREFIX = {
+    "f": 1e-15,
+    "p": 1e-12,
+    "n": 1e-9,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+}
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
 _TIME = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "day": 86400.0, "days": 86400.0}
 _BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
@@ -92,9 +105,7 @@ def show(value: float | None, unit: str, digits: int = 3) -> str:
     if unit == "s" and abs(value) >= 60:
         return f"{value / 3600:.3g} h" if abs(value) >= 3600 else f"{value / 60:.3g} min"
     rounded = float(f"{value:.{digits}g}")
-    for symbol, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9), ("p", 1e-12), ("f", 1e-15)):
-        if abs(rounded) >= factor:
-            break
-    scaled = rounded / factor
+    symbol = next((p for p in "TGMk mµnp" if abs(rounded) >= _PREFIX[p.strip()]), "f").strip()
+    scaled = rounded / _PREFIX[symbol]
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(scaled))))
     return f"{scaled:.{decimals}f} {symbol}{unit}"

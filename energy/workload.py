@@ -8,7 +8,18 @@ from typing import Literal
 Phase = Literal["forward", "backward", "optimizer"]
 
 # What the time and energy model tells apart. A `view` runs no kernel and costs the host only.
-KINDS = ("matmul", "batched_matmul", "conv", "depthwise", "attention", "elementwise", "reduction", "copy", "gather", "view")
+KINDS = (
+    "matmul",
+    "batched_matmul",
+    "conv",
+    "depthwise",
+    "attention",
+    "elementwise",
+    "reduction",
+    "copy",
+    "gather",
+    "view",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,9 @@ import torch
 from budjoule.energy.ops.rule import Counted, rule, size_bytes
 
 
-def _counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, products: tuple[int, int], launches: int, **rest: Any) -> Counted:
+def _counted(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, products: tuple[int, int], launches: int, **rest: Any
+) -> Counted:
     batch, heads, rows, width = q.shape
     columns, value_width = k.shape[-2], v.shape[-1]
     flop = 2 * batch * heads * rows * columns * (products[0] * width + products[1] * value_width)

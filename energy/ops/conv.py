@@ -23,7 +23,9 @@ def _layout_copies(*activations: torch.Tensor) -> int:
     )
 
 
-def _count(x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, groups: int, transposed: bool) -> tuple[str, int, tuple[int, int, int, int]]:
+def _count(
+    x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, groups: int, transposed: bool
+) -> tuple[str, int, tuple[int, int, int, int]]:
     kernel = prod(weight.shape[2:])
     positions = prod((x if transposed else y).shape[2:])
     n = weight.shape[1] if transposed else weight.shape[0] // groups

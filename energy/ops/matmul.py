@@ -83,4 +83,6 @@ def grouped_mm(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted
     a, b = args[0], args[1]
     groups = b.shape[0] if b.dim() == 3 else a.shape[0]
     m = a.shape[-2] if a.dim() == 3 else max(1, a.shape[0] // groups)
-    return Counted(kind="batched_matmul", flop=2 * a.numel() * b.shape[-1], product=(groups, m, b.shape[-1], a.shape[-1]))
+    return Counted(
+        kind="batched_matmul", flop=2 * a.numel() * b.shape[-1], product=(groups, m, b.shape[-1], a.shape[-1])
+    )

@@ -16,18 +16,64 @@ def copy(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="copy", elements=numel(out), read_bytes=size_bytes(out))
 
 
-@rule("fill", "zero", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "arange", "linspace", "logspace", "eye", "scalar_tensor", "range", "hann_window", "hamming_window")
+@rule(
+    "fill",
+    "zero",
+    "zeros",
+    "ones",
+    "full",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "arange",
+    "linspace",
+    "logspace",
+    "eye",
+    "scalar_tensor",
+    "range",
+    "hann_window",
+    "hamming_window",
+)
 def fill(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="copy", elements=numel(out), read_bytes=0)
 
 
-@rule("slice_backward", "select_backward", "diagonal_backward", "unfold_backward", "as_strided_backward", "index_select_backward", "embedding_sparse_backward", "value_selecting_reduction_backward")
+@rule(
+    "slice_backward",
+    "select_backward",
+    "diagonal_backward",
+    "unfold_backward",
+    "as_strided_backward",
+    "index_select_backward",
+    "embedding_sparse_backward",
+    "value_selecting_reduction_backward",
+)
 def slice_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     # zeros are written, then the slice is copied in
-    return Counted(kind="copy", elements=numel(out), read_bytes=size_bytes(args[0]), written_bytes=size_bytes(out) + size_bytes(args[0]), launches=2)
+    return Counted(
+        kind="copy",
+        elements=numel(out),
+        read_bytes=size_bytes(args[0]),
+        written_bytes=size_bytes(out) + size_bytes(args[0]),
+        launches=2,
+    )
 
 
-@rule("embedding", "index_select", "index", "_unsafe_index", "gather", "take", "take_along_dim", "_embedding_bag", "_embedding_bag_forward_only", "_unsafe_masked_index")
+@rule(
+    "embedding",
+    "index_select",
+    "index",
+    "_unsafe_index",
+    "gather",
+    "take",
+    "take_along_dim",
+    "_embedding_bag",
+    "_embedding_bag_forward_only",
+    "_unsafe_masked_index",
+)
 def gather(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     picked = first(out)
     indices = sum(size_bytes(a) for a in args[1:])
@@ -38,13 +84,38 @@ def gather(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
 def embedding_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     # sort the indices, sum the rows of each, write the whole table
     grad = args[0]
-    return Counted(kind="gather", elements=2 * grad.numel() + numel(out), read_bytes=size_bytes(grad) + 4 * size_bytes(args[1]), launches=5)
+    return Counted(
+        kind="gather",
+        elements=2 * grad.numel() + numel(out),
+        read_bytes=size_bytes(grad) + 4 * size_bytes(args[1]),
+        launches=5,
+    )
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put", "_index_put_impl", "_unsafe_index_put", "index_reduce", "put", "masked_scatter", "_unsafe_masked_index_put_accumulate")
+@rule(
+    "scatter",
+    "scatter_add",
+    "scatter_reduce",
+    "index_add",
+    "index_copy",
+    "index_fill",
+    "index_put",
+    "_index_put_impl",
+    "_unsafe_index_put",
+    "index_reduce",
+    "put",
+    "masked_scatter",
+    "_unsafe_masked_index_put_accumulate",
+)
 def scatter(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     moved = max([size_bytes(a) for a in args[1:]], default=size_bytes(out))
-    return Counted(kind="gather", elements=max(1, moved // first(out).element_size()), read_bytes=2 * moved, written_bytes=moved, launches=2)
+    return Counted(
+        kind="gather",
+        elements=max(1, moved // first(out).element_size()),
+        read_bytes=2 * moved,
+        written_bytes=moved,
+        launches=2,
+    )
 
 
 @rule("native_dropout", "_fused_dropout")
@@ -52,6 +123,26 @@ def dropout(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="elementwise", elements=2 * args[0].numel())
 
 
-@rule("bernoulli", "normal", "uniform", "rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "random", "exponential", "poisson", "log_normal", "cauchy", "geometric", "normal_functional", "_standard_gamma", "binomial", "_sample_dirichlet")
+@rule(
+    "bernoulli",
+    "normal",
+    "uniform",
+    "rand",
+    "randn",
+    "rand_like",
+    "randn_like",
+    "randint",
+    "randint_like",
+    "random",
+    "exponential",
+    "poisson",
+    "log_normal",
+    "cauchy",
+    "geometric",
+    "normal_functional",
+    "_standard_gamma",
+    "binomial",
+    "_sample_dirichlet",
+)
 def random(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="elementwise", elements=2 * numel(out), heavy=numel(out), read_bytes=0)

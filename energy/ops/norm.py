@@ -16,7 +16,15 @@ def norm_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Coun
     return Counted(kind="reduction", elements=4 * args[0].numel(), launches=2)
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "cudnn_batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_no_update", "batch_norm")
+@rule(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_batch_norm_with_update",
+    "cudnn_batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_batch_norm_no_update",
+    "batch_norm",
+)
 def batch_norm(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="reduction", elements=2 * args[0].numel())
 
@@ -26,7 +34,16 @@ def batch_norm_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -
     return Counted(kind="reduction", elements=4 * args[0].numel(), launches=2)
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", "logsumexp", "_masked_softmax", "_sparse_softmax")
+@rule(
+    "_softmax",
+    "_log_softmax",
+    "softmax",
+    "log_softmax",
+    "_safe_softmax",
+    "logsumexp",
+    "_masked_softmax",
+    "_sparse_softmax",
+)
 def softmax(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="reduction", elements=2 * args[0].numel(), heavy=args[0].numel())
 
@@ -36,7 +53,19 @@ def softmax_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> C
     return Counted(kind="reduction", elements=2 * first(out).numel())
 
 
-@rule("weight_norm", "_weight_norm_interface", "_weight_norm_interface_backward", "renorm", "linalg_vector_norm", "norm", "frobenius_norm", "_foreach_norm", "_cdist_forward", "_cdist_backward", "_pdist_forward")
+@rule(
+    "weight_norm",
+    "_weight_norm_interface",
+    "_weight_norm_interface_backward",
+    "renorm",
+    "linalg_vector_norm",
+    "norm",
+    "frobenius_norm",
+    "_foreach_norm",
+    "_cdist_forward",
+    "_cdist_backward",
+    "_pdist_forward",
+)
 def vector_norm(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     from budjoule.energy.ops.rule import numel
 

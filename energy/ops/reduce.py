@@ -24,11 +24,23 @@ def sort(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="reduction", elements=2 * passes * count, launches=1 + passes)
 
 
-@rule("nll_loss_forward", "nll_loss2d_forward", "nll_loss_backward", "nll_loss2d_backward", "multi_margin_loss", "multilabel_margin_loss_forward")
+@rule(
+    "nll_loss_forward",
+    "nll_loss2d_forward",
+    "nll_loss_backward",
+    "nll_loss2d_backward",
+    "multi_margin_loss",
+    "multilabel_margin_loss_forward",
+)
 def gathered_loss(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     rows = numel(out[0]) if isinstance(out, tuple) else numel(out)
     targets = args[1].numel() if len(args) > 1 and hasattr(args[1], "numel") else rows
-    return Counted(kind="gather", elements=2 * max(rows, targets), read_bytes=targets * 12, launches=1 if isinstance(out, tuple) else 2)
+    return Counted(
+        kind="gather",
+        elements=2 * max(rows, targets),
+        read_bytes=targets * 12,
+        launches=1 if isinstance(out, tuple) else 2,
+    )
 
 
 @rule("_ctc_loss", "_cudnn_ctc_loss", "_ctc_loss_backward", "_use_cudnn_ctc_loss")
@@ -36,14 +48,24 @@ def ctc(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="reduction", elements=8 * numel(args[0]), heavy=4 * numel(args[0]), launches=2)
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "max_pool2d", "max_pool1d", "avg_pool1d")
+@rule(
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "avg_pool2d",
+    "avg_pool3d",
+    "max_pool2d",
+    "max_pool1d",
+    "avg_pool1d",
+)
 def pool(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     kernel = argument(args, kwargs, 1, "kernel_size", [1])
     taps = prod(kernel) if isinstance(kernel, (list, tuple)) else kernel
     return Counted(kind="reduction", elements=first(out).numel() * max(1, taps))
 
 
-@rule("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward", "avg_pool2d_backward", "avg_pool3d_backward")
+@rule(
+    "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward", "avg_pool2d_backward", "avg_pool3d_backward"
+)
 def pool_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     # the input is only looked at for its shape
     return Counted(kind="reduction", elements=2 * numel(out), read_bytes=size_bytes(args[0]) * 2)

@@ -19,17 +19,32 @@ def test_imports_point_one_way() -> None:
     for folder, rank in RANK.items():
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names = (
+                    [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else [a.name for a in node.names]
+                    if isinstance(node, ast.Import)
+                    else []
+                )
                 for name in names:
                     parts = name.split(".")
-                    if parts[0] == "budjoule" and len(parts) > 1 and parts[1] != folder and RANK.get(parts[1], -1) >= rank:
+                    if (
+                        parts[0] == "budjoule"
+                        and len(parts) > 1
+                        and parts[1] != folder
+                        and RANK.get(parts[1], -1) >= rank
+                    ):
                         wrong.append(f"{path.relative_to(ROOT)}: {name}")
     assert not wrong
 
 
 def test_packages_are_all_listed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {"budjoule"} | {"budjoule." + ".".join(p.parent.relative_to(ROOT).parts) for folder in RANK for p in (ROOT / folder).rglob("__init__.py")}
+    found = {"budjoule"} | {
+        "budjoule." + ".".join(p.parent.relative_to(ROOT).parts)
+        for folder in RANK
+        for p in (ROOT / folder).rglob("__init__.py")
+    }
     assert listed == found
 
 
@@ -45,7 +60,15 @@ def test_public_name_is_importable_and_documented(name: str) -> None:
     assert getattr(budjoule, name).__doc__
 
 
-@pytest.mark.parametrize("code", ["import budjoule; budjoule.Ledger; budjoule.joules", "import budjoule.training.frame", "from budjoule.cli import main", "import budjoule; budjoule.measure"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import budjoule; budjoule.Ledger; budjoule.joules",
+        "import budjoule.training.frame",
+        "from budjoule.cli import main",
+        "import budjoule; budjoule.measure",
+    ],
+)
 def test_light_parts_import_nothing_heavy(code: str) -> None:
     check = f"{code}\nimport sys\nheavy = {{'torch', 'scipy', 'sklearn', 'transformers'}} & set(sys.modules)\nassert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
@@ -54,7 +77,11 @@ def test_light_parts_import_nothing_heavy(code: str) -> None:
 
 def test_project_speaks_of_itself_alone() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    files = tracked.stdout.split("\n") if tracked.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*.py") if ".venv" not in p.parts]
+    files = (
+        tracked.stdout.split("\n")
+        if tracked.returncode == 0
+        else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*.py") if ".venv" not in p.parts]
+    )
     wrong = []
     for name in files:
         path = ROOT / name

@@ -1,0 +1,121 @@
+"""Laws of the fit: a synthetic device gives its coefficients back, few runs move a prior, what no run exercised stays wide."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import budjoule as bj
+from budjoule.calibration.fit import _soft, fit_pooled, prior_for
+from budjoule.energy.coefficients import INDEX, NAMES
+from budjoule.energy.device import DeviceProfile
+
+
+def synthetic(seed: int = 0) -> DeviceProfile:
+    """A device whose true coefficients lie half a prior's width off."""
+    base = prior_for(bj.load_profile("a100-pcie-40gb").spec, None, name="synthetic")
+    shift = 0.5 * np.sqrt(np.diag(base.log_cov)) * np.random.default_rng(seed).choice([-1.0, 1.0], len(NAMES))
+    return replace(base, log_mean=base.log_mean + shift)
+
+
+def runs(device: DeviceProfile, noise: float = 0.0, energy: bool = True) -> list[bj.Observation]:
+    random = np.random.default_rng(1)
+    found = []
+    for precision in ("fp32", "bf16"):
+        for width, batch in ((64, 1), (256, 64), (1024, 256), (2048, 4096), (4096, 16384), (128, 262144), (8192, 16)):
+            work = bj.trace(
+                nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)),
+                torch.empty(batch, width),
+                precision=precision,
+            )
+            for clock_hz in (700e6, 1100e6, 1400e6):
+                e = bj.predict(work, device=device, clock_hz=clock_hz)
+                wobble = np.exp(noise * random.standard_normal(2))
+                found.append(
+                    bj.Observation(
+                        workload=work,
+                        duration_s=e.duration_s * wobble[0],
+                        energy_j=e.energy_j * wobble[1] if energy else None,
+                        clock_hz=e.clock_hz,
+                    )
+                )
+    return found
+
+
+def test_a_synthetic_device_gives_its_identifiable_coefficients_back() -> None:
+    true = synthetic()
+    fitted = bj.fit_profile(runs(true, noise=0.01), spec=true.spec, name="synthetic", starts=1)
+    pinned = [name for name in NAMES if fitted.log_sd_[name] < 0.05]
+    assert len(pinned) >= 3
+    for name in pinned:
+        assert fitted.coef_[name] == pytest.approx(true.coef_[name], rel=0.1), name
+
+
+def test_coefficients_lie_within_their_posterior() -> None:
+    true = synthetic(1)
+    fitted = bj.fit_profile(runs(true, noise=0.02), spec=true.spec, name="synthetic", starts=1)
+    off = np.abs(fitted.log_mean - true.log_mean) / np.sqrt(np.diag(fitted.log_cov))
+    assert np.mean(off < 2.5) > 0.9
+
+
+def test_what_no_run_exercised_keeps_its_prior() -> None:
+    true = synthetic()
+    fitted = bj.fit_profile(runs(true), spec=true.spec, name="synthetic", starts=1)
+    prior = prior_for(true.spec, None)
+    for name in ("eff_depthwise", "t_conv_s", "zeros_frac"):
+        assert name not in fitted.exercised
+        assert fitted.log_sd_[name] == pytest.approx(prior.log_sd_[name], rel=0.02)
+    assert "eff_tensor" in fitted.exercised
+
+
+def test_time_alone_leaves_energy_at_its_prior() -> None:
+    true = synthetic()
+    fitted = bj.fit_profile(runs(true, energy=False), spec=true.spec, name="synthetic", starts=1)
+    assert fitted.log_mean[INDEX["e_tensor_j"]] == pytest.approx(
+        prior_for(true.spec, None).log_mean[INDEX["e_tensor_j"]]
+    )
+    assert fitted.status != "fitted"
+    assert "eff_tensor" in fitted.exercised
+
+
+def test_few_runs_move_a_prior_from_another_device() -> None:
+    true = synthetic(2)
+    rows = runs(true)
+    before = bj.load_profile("a10-pcie-24gb")
+    profile = bj.fit_profile(rows[::9], spec=true.spec, prior=before, name="synthetic", starts=1)
+    assert profile.status == "few-shot"
+    unseen = rows[1::9]
+    error = {
+        name: np.mean(
+            [abs(np.log(bj.predict(o.workload, device=p, clock_hz=o.clock_hz).energy_j / o.energy_j)) for o in unseen]
+        )
+        for name, p in (("prior", prior_for(true.spec, before)), ("fit", profile))
+    }
+    assert error["fit"] < 0.5 * error["prior"]
+
+
+def test_pooling_lets_one_device_learn_from_another() -> None:
+    a, b = synthetic(3), replace(synthetic(3), name="other")
+    prior = prior_for(a.spec, None, name="a")
+    fits = fit_pooled({"a": runs(a), "b": runs(b)[9:12]}, {"a": prior, "b": prior})
+    alone = bj.fit_profile(runs(b)[9:12], spec=b.spec, name="b", starts=1)
+    i = INDEX["e_fp32_j"]
+    assert fits["b"].log_cov[i, i] < alone.log_cov[i, i]
+    assert abs(fits["b"].log_mean[i] - b.log_mean[i]) < abs(alone.log_mean[i] - b.log_mean[i])
+
+
+def test_soft_loss_is_square_near_zero_and_linear_far_away() -> None:
+    z = np.array([1e-9, -1e-9, 1e6])
+    np.testing.assert_allclose(_soft(z)[:2], z[:2])
+    assert _soft(z)[2] ** 2 / 2 == pytest.approx(1e6, rel=1e-5)
+
+
+def test_no_observation_or_no_device_is_a_clear_error() -> None:
+    with pytest.raises(bj.BudjouleError, match="at least one"):
+        bj.fit_profile([], prior="cpu-generic")
+    with pytest.raises(bj.BudjouleError, match="spec="):
+        bj.fit_profile(runs(synthetic())[:1])
+    with pytest.raises(bj.BudjouleError, match="positive"):
+        bj.Observation(workload=runs(synthetic())[0].workload, duration_s=0.0)

@@ -1,0 +1,106 @@
+"""Laws of predicting: estimates grow with work, rows add up, clocks and limits act as physics says, intervals hold the value."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import budjoule as bj
+from budjoule.energy.device import profile_paths
+
+SHIPPED = [name for name, path in profile_paths() if "profiles" in path.parts and "calibration" in path.parts]
+
+
+def work(width: int = 512, batch: int = 64, **kwargs: object) -> bj.Workload:
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+    return bj.trace(model, torch.empty(batch, width), **kwargs)
+
+
+@pytest.mark.parametrize("device", SHIPPED)
+def test_rows_add_up_and_the_interval_holds_the_estimate(device: str) -> None:
+    e = bj.predict(work(mode="training"), device=device)
+    for rows in (e.by_op, e.by_module):
+        for key, total in (
+            ("energy_j", e.energy_j),
+            ("duration_s", e.duration_s),
+            ("flop", e.flop),
+            ("moved_bytes", e.moved_bytes),
+        ):
+            assert sum(row[key] for row in rows) == pytest.approx(total)
+    assert 0 < e.energy_low_j < e.energy_j < e.energy_high_j
+    assert 0 < e.duration_low_s < e.duration_s < e.duration_high_s
+    assert 0 <= e.idle_energy_j < e.energy_j
+    assert e.power_w == pytest.approx(e.energy_j / e.duration_s)
+
+
+@pytest.mark.parametrize("device", SHIPPED)
+def test_estimate_grows_with_work(device: str) -> None:
+    energies = [bj.predict(work(batch=batch), device=device).energy_j for batch in (8, 64, 512, 4096, 32768)]
+    assert energies == sorted(energies)
+    assert energies[-1] > 5 * energies[0]
+
+
+def test_lower_clock_is_slower_and_draws_less() -> None:
+    w = work(4096, 4096, precision="bf16")
+    low, high = (bj.predict(w, device="a100-pcie-40gb", clock_hz=hz) for hz in (600e6, 1200e6))
+    assert low.duration_s > high.duration_s
+    assert low.power_w < high.power_w
+
+
+def test_power_limit_holds_through_the_clock() -> None:
+    w = work(8192, 8192, precision="bf16")
+    free = bj.predict(w, device="a100-pcie-40gb")
+    limited = bj.predict(w, device="a100-pcie-40gb", power_limit_w=150)
+    assert free.power_w <= 250 * 1.001
+    assert limited.power_limited
+    assert limited.power_w == pytest.approx(150, rel=0.01)
+    assert limited.clock_hz < free.clock_hz
+    assert limited.duration_s > free.duration_s
+
+
+def test_unreachable_power_limit_is_said() -> None:
+    e = bj.predict(work(8192, 8192), device="a100-pcie-40gb", power_limit_w=30)
+    assert any("more than the limit" in note for note in e.notes)
+
+
+def test_literature_profile_is_wider_than_a_fitted_one() -> None:
+    w = work(4096, 4096)
+    fitted, literature = (bj.predict(w, device=name) for name in ("a100-pcie-40gb", "cpu-generic"))
+    assert literature.energy_high_j / literature.energy_j > 1.5 * fitted.energy_high_j / fitted.energy_j
+    assert any("no run on this device" in note for note in literature.notes)
+
+
+def test_coefficient_that_no_run_exercised_widens_the_interval_and_is_named() -> None:
+    profile = bj.load_profile("a100-pcie-40gb")
+    conv = bj.trace(nn.Conv2d(64, 64, 3, groups=64), torch.empty(64, 64, 112, 112))
+    dense = work(4096, 4096, precision="bf16")
+    wide, narrow = (bj.predict(w, device=profile) for w in (conv, dense))
+    assert wide.energy_high_j / wide.energy_j > narrow.energy_high_j / narrow.energy_j
+    assert any("eff_depthwise" in note for note in bj.predict(conv, device=replace(profile, exercised=())).notes)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"clock_hz": 9e9}, "MHz"),
+        ({"power_limit_w": -1}, "positive"),
+        ({"device": "a100-pcie"}, "a100-pcie-40gb"),
+        ({"device": "no/such.toml"}, "no/such.toml"),
+    ],
+)
+def test_bad_device_clock_or_limit_is_a_clear_error(kwargs: dict[str, object], text: str) -> None:
+    with pytest.raises(bj.BudjouleError, match=text):
+        bj.predict(work(), **({"device": "a100-pcie-40gb"} | kwargs))
+
+
+def test_estimate_is_plain_data() -> None:
+    data = bj.estimate(nn.Linear(8, 8), torch.empty(2, 8), device="cpu-generic").to_dict()
+    assert data["source"] == "estimated"
+    assert data["schema"] == "budjoule.estimate/1"
+    assert all(
+        isinstance(data[key], float)
+        for key in ("energy_j", "energy_low_j", "energy_high_j", "duration_s", "power_w", "clock_hz")
+    )
+    assert np.isfinite(data["energy_j"])
