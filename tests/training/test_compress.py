@@ -107,7 +107,7 @@ def test_topk_breaks_ties_by_index_and_leaves_zeros_out():
     assert largest_indices(values, 100).tolist() == [3, 40, 900, 1000]
 
 
-@pytest.mark.parametrize("kind", ["normal", "heavy", "sparse", "equal", "layered"])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "sparse", "equal", "layered", "trap"])
 @pytest.mark.parametrize("share", [1e-4, 0.01, 0.2, 0.9])
 def test_the_guessed_threshold_gives_the_exact_selection(kind, share):
     rng = np.random.default_rng(5)
@@ -120,6 +120,9 @@ def test_the_guessed_threshold_gives_the_exact_selection(kind, share):
         values = np.sign(values)
     elif kind == "layered":
         values[:60_000] *= 1e-6
+    elif kind == "trap":  # large exactly where a sample at an even step would look
+        for step in (59, 61, 64):
+            values[::step] *= 1e6
     kept = round(share * values.size)
     found = largest_indices(values, kept)
     order = np.lexsort((np.arange(values.size), -np.abs(values)))[:kept]
@@ -177,6 +180,15 @@ def test_error_feedback_loses_nothing(steps):
 def test_under_error_feedback_no_error_is_larger_than_the_update(steps, values):
     error = (sent(steps, values, error_feedback=True) - values).astype(np.float64)
     assert np.linalg.norm(error) <= (1 + 1e-3) * np.linalg.norm(values.astype(np.float64))
+
+
+@pytest.mark.parametrize(("steps", "most"), [(["ternary"], 0.75), (["quantize:2"], 0.55), (["quantize:4"], 0.2)])
+def test_rounding_to_the_nearest_carries_most_of_the_update(steps, most):
+    values = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)
+    nearest = np.linalg.norm(sent(steps, values, error_feedback=True) - values) / np.linalg.norm(values)
+    at_random = np.linalg.norm(sent(steps, values) - values) / np.linalg.norm(values)
+    assert nearest < most
+    assert nearest < at_random
 
 
 def test_error_feedback_holds_everything_until_it_is_settled():

@@ -65,6 +65,15 @@ def test_reserve_takes_the_last_joule_despite_float_sums(tmp_path):
         assert ledger.spent_j == 0.3
 
 
+def test_amounts_below_the_smallest_unit_never_vanish(ledger):
+    reservation = ledger.reserve(4e-10)
+    assert ledger.reserved_j == 1e-9
+    reservation.commit(1e-12)
+    assert ledger.spent_j == 1e-9
+    ledger.reserve(0).commit(0)
+    assert ledger.spent_j == 1e-9
+
+
 def test_commit_above_the_reservation_is_booked_in_full(ledger):
     ledger.reserve(100).commit(130)
     assert ledger.spent_j == 130
