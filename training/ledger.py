@@ -7,38 +7,19 @@ never exceeds the budget. A reservation left open by a crash counts as spent unt
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from budjoule.energy.errors import BudgetExhausted, LedgerError
 from budjoule.energy.units import show
-from budjoule.training.ledger_file import NANO, OwnConnection, check_books, create_tables, explain, nanojoules
+from budjoule.training import ledger_sql as sql
+from budjoule.training.books import Books
+from budjoule.training.ledger_file import NANO, check_books, create_tables, nanojoules
 from budjoule.training.ledger_period import Period, checked_period_s, is_over, past, renew, renew_if_due
 from budjoule.training.process import process_mark, still_runs
 from budjoule.training.reservation import Reservation
 
 CAUSES = ("compute", "uplink", "downlink", "idle")
-
-_HOLD = """
-UPDATE account SET reserved_nj = reserved_nj + ?1 WHERE id = ?2 AND spent_nj + reserved_nj + ?1 <= budget_nj
-"""
-_RESERVE = """
-INSERT INTO reservation (account, cause, upper_nj, expected_nj, process, opened_at) VALUES (?, ?, ?, ?, ?, ?)
-"""
-_OPEN = "INSERT INTO account (name, budget_nj, period_s, began_s) VALUES (?, ?, ?, ?)"
-_SETTLE = "DELETE FROM reservation WHERE id = ? AND account = ? RETURNING upper_nj, expected_nj, cause"
-_BOOK = "UPDATE account SET reserved_nj = reserved_nj - ?, spent_nj = spent_nj + ? WHERE id = ?"
-_PAST = "SELECT began_s, ended_s, cause, spent_nj FROM period WHERE account = ? ORDER BY ended_s"
-_SUMS = "SELECT budget_nj, spent_nj, reserved_nj FROM account WHERE id = ?"
-_PERIOD = "SELECT began_s, period_s FROM account WHERE id = ?"
-_FILE = "UPDATE spend SET spent_nj = spent_nj + ? WHERE account = ? AND cause = ?"
-_FILE_MEASURED = """
-UPDATE spend SET spent_nj = spent_nj + ?1, measured_nj = measured_nj + ?1,
-    ratio = CASE WHEN ?2 IS NULL THEN ratio WHEN ratio IS NULL OR ?2 >= ratio THEN ?2 ELSE ratio + (?2 - ratio) / 20 END
-WHERE account = ?3 AND cause = ?4
-"""
 
 
 class Balance(NamedTuple):
@@ -54,14 +35,10 @@ class Balance(NamedTuple):
 class Ledger:
     """A budget of joules, and where they went. Made by `Ledger.open` (a device's file) or `Ledger.attach` (a simulator)."""
 
-    def __init__(
-        self, connection: Callable[[], sqlite3.Connection], name: str, account: str, *, attached: bool
-    ) -> None:
+    def __init__(self, books: Books, account: str) -> None:
         """Not for callers: use `Ledger.open` or `Ledger.attach`."""
-        self._connection = connection
-        self._name = name
+        self._books = books
         self._account = account
-        self._attached = attached
         self._key = 0
 
     @classmethod
@@ -90,16 +67,15 @@ class Ledger:
         checked_period_s(period_s)
         if budget_j is None and not Path(path).exists():
             raise LedgerError(f"there is no ledger {path}; give budget_j to make one")
-        connection = OwnConnection(Path(path))
-        ledger = cls(connection, str(path), account, attached=False)
+        ledger = cls(Books.open(Path(path)), account)
         try:
-            with ledger._transaction() as cursor:
+            with ledger._books.transaction() as cursor:
                 create_tables(cursor, str(path))
                 check_books(cursor, str(path))
                 ledger._open_account(cursor, budget_j, period_s, change_budget)
                 renew_if_due(cursor, ledger._key, time.time())
         except BaseException:
-            connection.close()
+            ledger.close()
             raise
         return ledger
 
@@ -117,9 +93,9 @@ class Ledger:
         Raises:
             LedgerError: No transaction is open, or the account exists with another budget.
         """
-        ledger = cls(lambda: connection, f"the account {account!r}", account, attached=True)
-        with ledger._transaction() as cursor:
-            create_tables(cursor, ledger._name, alone=False)
+        ledger = cls(Books.attach(connection, f"the account {account!r}"), account)
+        with ledger._books.transaction() as cursor:
+            create_tables(cursor, ledger._books.name, alone=False)
             ledger._open_account(cursor, budget_j, None, False)
         return ledger
 
@@ -139,14 +115,14 @@ class Ledger:
             raise LedgerError(f"unknown cause {cause!r}; give one of {', '.join(CAUSES)}")
         upper_nj = nanojoules(upper_j, "the reserved energy")
         expected_nj = None if expected_j is None else nanojoules(expected_j, "the expected energy")
-        with self._transaction() as cursor:
-            if not self._attached:
+        with self._books.transaction() as cursor:
+            if not self._books.attached:
                 renew_if_due(cursor, self._key, time.time())
-            cursor.execute(_HOLD, (upper_nj, self._key))
+            cursor.execute(sql.HOLD, (upper_nj, self._key))
             if cursor.rowcount != 1:
                 raise self._exhausted(upper_j)
             cursor.execute(
-                _RESERVE,
+                sql.RESERVE,
                 (self._key, cause, upper_nj, expected_nj, *self._who_and_when()),
             )
             return Reservation(self._settle, int(cursor.lastrowid or 0), upper_nj / NANO, cause)
@@ -157,23 +133,25 @@ class Ledger:
         Raises:
             LedgerError: The ledger is attached, or cannot be written.
         """
-        if self._attached:
-            raise LedgerError(f"{self._name} is attached and has no periods; give the client another account")
-        with self._transaction() as cursor:
+        if self._books.attached:
+            raise LedgerError(f"{self._books.name} is attached and has no periods; give the client another account")
+        with self._books.transaction() as cursor:
             renew(cursor, self._key, time.time())
 
     def periods(self) -> list[Period]:
         """The periods that are over, oldest first."""
-        return past(self._read(_PAST, (self._key,)))
+        return past(self._books.read(sql.PAST, (self._key,)))
 
     def open_reservations(self) -> list[Reservation]:
         """Reservations that nobody has settled, oldest first: those in use now, and those a crash left behind."""
-        rows = self._read("SELECT id, upper_nj, cause FROM reservation WHERE account = ? ORDER BY id", (self._key,))
+        rows = self._books.read(
+            "SELECT id, upper_nj, cause FROM reservation WHERE account = ? ORDER BY id", (self._key,)
+        )
         return [Reservation(self._settle, identity, upper_nj / NANO, cause) for identity, upper_nj, cause in rows]
 
     def abandoned(self) -> list[Reservation]:
         """Open reservations whose process has ended: settle them by a meter, or at their `upper_j`."""
-        rows = self._read("SELECT id, process FROM reservation WHERE account = ?", (self._key,))
+        rows = self._books.read("SELECT id, process FROM reservation WHERE account = ?", (self._key,))
         gone = {identity for identity, process in rows if process is not None and not still_runs(process)}
         return [reservation for reservation in self.open_reservations() if reservation.id in gone]
 
@@ -183,9 +161,11 @@ class Ledger:
         Raises:
             LedgerError: It is settled, or was never made.
         """
-        rows = self._read("SELECT upper_nj, cause FROM reservation WHERE account = ? AND id = ?", (self._key, identity))
+        rows = self._books.read(
+            "SELECT upper_nj, cause FROM reservation WHERE account = ? AND id = ?", (self._key, identity)
+        )
         if not rows:
-            raise LedgerError(f"{self._name} has no open reservation {identity}; it was settled before")
+            raise LedgerError(f"{self._books.name} has no open reservation {identity}; it was settled before")
         return Reservation(self._settle, identity, rows[0][0] / NANO, rows[0][1])
 
     def balance(self) -> Balance:
@@ -229,7 +209,9 @@ class Ledger:
     def spent_by_cause_j(self) -> dict[str, float]:
         """The spent joules by cause, every cause listed; they add up to `spent_j`. [J]"""
         self._catch_up()
-        spent: dict[str, int] = dict(self._read("SELECT cause, spent_nj FROM spend WHERE account = ?", (self._key,)))
+        spent: dict[str, int] = dict(
+            self._books.read("SELECT cause, spent_nj FROM spend WHERE account = ?", (self._key,))
+        )
         return {cause: spent.get(cause, 0) / NANO for cause in CAUSES}
 
     @property
@@ -237,7 +219,11 @@ class Ledger:
         """The part of `spent_j` that a meter gave. [J]"""
         self._catch_up()
         return (
-            int(self._read("SELECT coalesce(sum(measured_nj), 0) FROM spend WHERE account = ?", (self._key,))[0][0])
+            int(
+                self._books.read("SELECT coalesce(sum(measured_nj), 0) FROM spend WHERE account = ?", (self._key,))[0][
+                    0
+                ]
+            )
             / NANO
         )
 
@@ -247,13 +233,12 @@ class Ledger:
         It rises at once and falls by a twentieth of the way with every better one, so that a reservation widened by it
         holds for the next spend also where the device has warmed up or the model was optimistic.
         """
-        rows = self._read("SELECT ratio FROM spend WHERE account = ? AND cause = ?", (self._key, cause))
+        rows = self._books.read("SELECT ratio FROM spend WHERE account = ? AND cause = ?", (self._key, cause))
         return 1.0 if not rows or rows[0][0] is None else float(rows[0][0])
 
     def close(self) -> None:
         """Close a ledger that `open` made; an attached one leaves the caller's connection alone."""
-        if isinstance(self._connection, OwnConnection):
-            self._connection.close()
+        self._books.close()
 
     def __enter__(self) -> "Ledger":
         return self
@@ -263,50 +248,20 @@ class Ledger:
 
     def __repr__(self) -> str:
         budget, spent, reserved = (show(nano / NANO, "J") for nano in self._sums())
-        return f"<Ledger {self._name}: {spent} spent and {reserved} reserved of {budget}>"
+        return f"<Ledger {self._books.name}: {spent} spent and {reserved} reserved of {budget}>"
 
     def _sums(self) -> tuple[int, int, int]:
-        budget, spent, reserved = self._read(_SUMS, (self._key,))[0]
+        budget, spent, reserved = self._books.read(sql.SUMS, (self._key,))[0]
         return budget, spent, reserved
 
     def _catch_up(self) -> None:
         """Begin the period that holds now, so that what is read belongs to it."""
-        if self._attached:
+        if self._books.attached:
             return
-        began_s, period_s = self._read(_PERIOD, (self._key,))[0]
+        began_s, period_s = self._books.read(sql.PERIOD, (self._key,))[0]
         if is_over(began_s, period_s, time.time()):
-            with self._transaction() as cursor:
+            with self._books.transaction() as cursor:
                 renew_if_due(cursor, self._key, time.time())
-
-    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        try:
-            connection = self._connection()
-            with self._lock():
-                return connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise explain(error, self._name) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        try:
-            connection = self._connection()
-            if self._attached:
-                if not connection.in_transaction:
-                    raise LedgerError(f"{self._name} is attached: begin a transaction before reserving or settling")
-                yield connection.cursor()
-                return
-            with self._lock():
-                cursor = connection.cursor()
-                cursor.execute("BEGIN IMMEDIATE")
-                try:
-                    yield cursor
-                    cursor.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        cursor.execute("ROLLBACK")
-                    raise
-        except sqlite3.Error as error:
-            raise explain(error, self._name) from error
 
     def _open_account(
         self, cursor: sqlite3.Cursor, budget_j: float | None, period_s: float | None, change_budget: bool
@@ -315,9 +270,9 @@ class Ledger:
         row = cursor.execute("SELECT id, budget_nj, period_s FROM account WHERE name = ?", (self._account,)).fetchone()
         if row is None:
             if budget_nj is None:
-                raise LedgerError(f"{self._name} is new and has no budget; give budget_j")
-            began_s = None if self._attached else time.time()
-            cursor.execute(_OPEN, (self._account, budget_nj, period_s, began_s))
+                raise LedgerError(f"{self._books.name} is new and has no budget; give budget_j")
+            began_s = None if self._books.attached else time.time()
+            cursor.execute(sql.OPEN, (self._account, budget_nj, period_s, began_s))
             self._key = int(cursor.lastrowid or 0)
             cursor.executemany(
                 "INSERT INTO spend (account, cause) VALUES (?, ?)", [(self._key, cause) for cause in CAUSES]
@@ -329,42 +284,42 @@ class Ledger:
             return
         if not change_budget:
             raise LedgerError(
-                f"{self._name} was made with a budget of {_shown(was_nj, was_s)}, not {_shown(budget_nj, period_s)}; "
+                f"{self._books.name} was made with a budget of {_shown(was_nj, was_s)}, not {_shown(budget_nj, period_s)}; "
                 "open it without one, or with change_budget=True"
             )
         cursor.execute("UPDATE account SET budget_nj = ?, period_s = ? WHERE id = ?", (budget_nj, period_s, self._key))
 
     def _settle(self, identity: int, actual_nj: int, measured: bool, expected_nj: int | None) -> None:
-        with self._transaction() as cursor:
-            row = cursor.execute(_SETTLE, (identity, self._key)).fetchone()
+        with self._books.transaction() as cursor:
+            row = cursor.execute(sql.SETTLE, (identity, self._key)).fetchone()
             if row is None:
-                raise LedgerError(f"reservation {identity} of {self._name} is settled already; settle each one once")
+                raise LedgerError(
+                    f"reservation {identity} of {self._books.name} is settled already; settle each one once"
+                )
             upper_nj, expected_then_nj, cause = row
-            cursor.execute(_BOOK, (upper_nj, actual_nj, self._key))
+            cursor.execute(sql.BOOK, (upper_nj, actual_nj, self._key))
             if not measured:
-                cursor.execute(_FILE, (actual_nj, self._key, cause))
+                cursor.execute(sql.FILE, (actual_nj, self._key, cause))
                 return
             expected_nj = expected_then_nj if expected_nj is None else expected_nj
             ratio = actual_nj / expected_nj if expected_nj else None
-            cursor.execute(_FILE_MEASURED, (actual_nj, ratio, self._key, cause))
-
-    def _lock(self) -> AbstractContextManager[object]:
-        # Threads share a connection, and would see each other's half-done transactions through it.
-        return self._connection.lock if isinstance(self._connection, OwnConnection) else nullcontext()
+            cursor.execute(sql.FILE_MEASURED, (actual_nj, ratio, self._key, cause))
 
     def _who_and_when(self) -> tuple[str | None, float | None]:
         # A simulator's file must not depend on who ran it and when.
-        return (None, None) if self._attached else (process_mark(), time.time())
+        return (None, None) if self._books.attached else (process_mark(), time.time())
 
     def _exhausted(self, upper_j: float) -> BudgetExhausted:
         budget, spent, reserved = self._sums()
         asked, kept = show(upper_j, "J"), show(reserved / NANO, "J")
         if spent + reserved > budget:
             over = show((spent + reserved - budget) / NANO, "J")
-            return BudgetExhausted(f"{self._name} is overspent by {over} and reserves nothing more; raise its budget")
+            return BudgetExhausted(
+                f"{self._books.name} is overspent by {over} and reserves nothing more; raise its budget"
+            )
         left = show((budget - spent - reserved) / NANO, "J")
         return BudgetExhausted(
-            f"{asked} asked of {self._name}, {left} left of {show(budget / NANO, 'J')} ({kept} reserved); raise the budget"
+            f"{asked} asked of {self._books.name}, {left} left of {show(budget / NANO, 'J')} ({kept} reserved); raise the budget"
         )
 
 

@@ -4,9 +4,7 @@ The tables stand beside others in the same file: a device's record of what left 
 """
 
 import math
-import os
 import sqlite3
-import threading
 from pathlib import Path
 
 from budjoule.energy.errors import LedgerError
@@ -143,31 +141,3 @@ def explain(error: sqlite3.Error, name: str) -> LedgerError:
     else:
         remedy = "nothing was booked; check the file"
     return LedgerError(f"cannot use the ledger {name}: {text}; {remedy}")
-
-
-class OwnConnection:
-    """One connection a process: SQLite's do not survive a fork, so a child opens its own and leaves the parent's alone."""
-
-    _forked: list[sqlite3.Connection] = []  # noqa: RUF012 - kept from the collector, which would close a parent's connection
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lock = threading.RLock()
-        self._pid = os.getpid()
-        self._open: sqlite3.Connection | None = connect(path)
-
-    def __call__(self) -> sqlite3.Connection:
-        if self._pid != os.getpid():
-            if self._open is not None:
-                self._forked.append(self._open)
-            self.lock, self._pid, self._open = threading.RLock(), os.getpid(), connect(self.path)
-        if self._open is None:
-            raise LedgerError(f"{self.path} is closed; open it again")
-        return self._open
-
-    def close(self) -> None:
-        """Close this process's connection; twice does no harm."""
-        if self._open is not None and self._pid == os.getpid():
-            with self.lock:
-                self._open.close()
-        self._open = None

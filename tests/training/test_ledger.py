@@ -212,7 +212,7 @@ def test_measured_ratio_rises_at_once_and_falls_slowly(ledger):
 def test_the_file_is_written_ahead_and_synchronised(tmp_path):
     path = tmp_path / "l.db"
     with Ledger.open(path, budget_j=1) as ledger:
-        pragma = lambda name: ledger._connection().execute(f"PRAGMA {name}").fetchone()[0]  # noqa: E731
+        pragma = lambda name: ledger._books.connection().execute(f"PRAGMA {name}").fetchone()[0]  # noqa: E731
         assert pragma("journal_mode") == "wal"
         assert pragma("synchronous") == 2
         assert pragma("foreign_keys") == 1

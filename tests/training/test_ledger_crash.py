@@ -25,7 +25,7 @@ def count(statement):
     if seen == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
     seen += 1
-ledger._connection().set_trace_callback(count)
+ledger._books.connection().set_trace_callback(count)
 def say(text):
     os.write(1, (text + " ").encode())
 first = ledger.reserve(10); say("reserved-10")
@@ -34,7 +34,7 @@ first.commit(4, measured=True); say("committed-4")
 second.release(); say("released-20")
 third = ledger.reserve(30); say("reserved-30")
 third.commit(35); say("committed-35")
-ledger._connection().set_trace_callback(None)
+ledger._books.connection().set_trace_callback(None)
 say(f"statements-{seen}")
 """
 # spent, reserved after so many acknowledged operations
@@ -142,16 +142,16 @@ import os, sys
 from budjoule.training.ledger import Ledger
 ledger = Ledger.open(sys.argv[1], budget_j=10)
 inherited = ledger.reserve(4)
-parent = ledger._connection()
+parent = ledger._books.connection()
 child = os.fork()
 if child == 0:
-    assert ledger._connection() is not parent
+    assert ledger._books.connection() is not parent
     inherited.commit(3)
     held = ledger.reserve(2)
     ledger.close()
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-assert ledger._connection() is parent
+assert ledger._books.connection() is parent
 assert (ledger.spent_j, ledger.reserved_j) == (3, 2), ledger
 (left,) = ledger.abandoned()  # the child's; the parent lives
 left.release()
@@ -268,8 +268,8 @@ def test_a_ledger_held_by_another_process_says_so(tmp_path, monkeypatch):
 
 def test_a_full_disk_books_nothing(tmp_path):
     with Ledger.open(tmp_path / "l.db", budget_j=1000) as ledger:
-        pages = ledger._connection().execute("PRAGMA page_count").fetchone()[0]
-        ledger._connection().execute(f"PRAGMA max_page_count = {pages}")
+        pages = ledger._books.connection().execute("PRAGMA page_count").fetchone()[0]
+        ledger._books.connection().execute(f"PRAGMA max_page_count = {pages}")
 
         def fill():
             for _ in range(2000):
