@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import RunError
 from budjoule.training.client import Client, Terms
+from budjoule.training.combine import parse_aggregate
 from budjoule.training.compress import Compressor
 from budjoule.training.config import Config
 from budjoule.training.cost import BlockCosts
@@ -23,7 +24,7 @@ from budjoule.training.models import build_model
 from budjoule.training.partition import partition
 from budjoule.training.record import Record
 from budjoule.training.schedulers import make_scheduler
-from budjoule.training.server import Server
+from budjoule.training.server import Server, parse_broadcast
 from budjoule.training.shards import Shards
 from budjoule.training.simulator import Simulator
 from budjoule.training.update import Vector
@@ -69,6 +70,8 @@ class Parts:
         """
         training = config.training
         compressor = Compressor.parse(config.update.compress, error_feedback=config.update.error_feedback)
+        parse_broadcast(config)
+        parse_aggregate(config.server.aggregate)
         make_scheduler(config.schedule.policy, seed=config.seed, client=0)
         parse_link_state(config.fleet.link_state, seed=config.seed, client=0)
         members = draw_fleet(config)
@@ -87,6 +90,7 @@ class Parts:
         terms = Terms(
             layout=bench.layout,
             compressor=compressor,
+            broadcast=parse_broadcast(config),
             horizon_s=config.budget.horizon_s,
             slot_s=config.schedule.slot_s if config.slots else 0.0,
             error_frac=config.fleet.energy_error_frac,

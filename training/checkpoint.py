@@ -145,7 +145,8 @@ class Checkpoint:
         residual = None if state.residual is None else _blob(state.residual)
         if state.local is None and residual is not None:
             state.residual, state.shelved = None, True
-        local = None if state.local is None else _blob(state.local)
+        # A client that has just begun holds its base twice, and an empty blob says so.
+        local = None if state.local is None else b"" if state.local is state.base else _blob(state.local)
         numbers = json.dumps(subject.numbers())
         if state.shelved and residual is None:  # put away earlier and not touched since
             self.connection.execute(
@@ -181,10 +182,11 @@ class Checkpoint:
         for client, text, local, residual in run("SELECT client, numbers, local, residual FROM sim_client").fetchall():
             saved = json.loads(text)
             state = saved["state"]
+            base = None if local is None else versions[state["base_version"]]
             simulator.clients[client].restore(
                 saved,
-                base=None if local is None else versions[state["base_version"]],
-                local=None if local is None else _vector(local),
+                base=base,
+                local=None if local is None else _vector(local) if local else base,
                 residual=None if residual is None or state["shelved"] else _vector(residual),
             )
         simulator.now_s, simulator.events, simulator.order = numbers["now_s"], numbers["events"], numbers["order"]

@@ -13,7 +13,7 @@ from budjoule.energy.errors import BudgetExhausted
 from budjoule.training.compress import Compressor
 from budjoule.training.cost import BlockCost
 from budjoule.training.fleet import Member
-from budjoule.training.frame import OVERHEAD_BYTES, size_upper_bytes
+from budjoule.training.frame import size_upper_bytes
 from budjoule.training.ledger import Ledger
 from budjoule.training.link_state import LinkState
 from budjoule.training.links import Link
@@ -82,6 +82,7 @@ class Terms:
     Args:
         layout: What is trained.
         compressor: How updates are made small.
+        broadcast: How versions are stored on their way down.
         horizon_s: When the budget's period ends. [s]
         slot_s: Time between the starts of two blocks; 0 for none. [s]
         error_frac: How far true joules may lie from the profiles'; reservations allow for it.
@@ -91,6 +92,7 @@ class Terms:
 
     layout: Layout
     compressor: Compressor
+    broadcast: Compressor
     horizon_s: float
     slot_s: float
     error_frac: float
@@ -120,7 +122,7 @@ class Client:
         self._cost = cost
         self._link = link
         self._link_state = link_state
-        self._down_bytes = OVERHEAD_BYTES + 4 * terms.layout.size
+        self._down_bytes = size_upper_bytes(terms.layout, terms.broadcast)
         self._up_bytes = size_upper_bytes(terms.layout, terms.compressor)
 
     @property
@@ -138,22 +140,17 @@ class Client:
         """Whether what was not sent is kept for the next update."""
         return self._terms.error_feedback
 
-    @property
-    def model_bytes(self) -> int:
-        """Size of the model on its way down. [B]"""
-        return self._down_bytes
-
     def expected_task_s(self) -> float:
         """How long a download, a block and an upload take with the link at its usual rate. [s]"""
         down_s = self._link.download_duration_s(self._down_bytes) * self.member.slowdown
         return down_s + self.block_duration_s + self._link.upload_duration_s(self._up_bytes) * self.member.slowdown
 
-    def download(self, now_s: float) -> Transfer:
-        """Receiving the model now."""
+    def download(self, now_s: float, size_bytes: int) -> Transfer:
+        """Receiving so many bytes now."""
         rate, awake = self._rate(self._link.rate_down_bit_per_s, now_s), now_s < self.state.awake_until_s
         tail_s = max(0.0, self.state.awake_until_s - now_s)
-        energy_j = self._link.downlink_energy_j(self._down_bytes, rate_bit_per_s=rate, tail_paid_s=tail_s)
-        duration_s = self._link.download_duration_s(self._down_bytes, rate_bit_per_s=rate, awake=awake)
+        energy_j = self._link.downlink_energy_j(size_bytes, rate_bit_per_s=rate, tail_paid_s=tail_s)
+        duration_s = self._link.download_duration_s(size_bytes, rate_bit_per_s=rate, awake=awake)
         return Transfer(energy_j=energy_j, awake_j=self._awake_j(duration_s), duration_s=duration_s)
 
     def upload(self, now_s: float, size_bytes: int) -> Transfer:
@@ -175,9 +172,9 @@ class Client:
         begun = self.state.block_started_s
         return max(now_s, self.member.phase_s if begun < 0 else begun + self._terms.slot_s)
 
-    def can_take_part(self, now_s: float) -> bool:
+    def can_take_part(self, now_s: float, size_bytes: int) -> bool:
         """Whether a download, a block and a send after it fit into what is left of budget and horizon."""
-        down = self.download(now_s)
+        down = self.download(now_s, size_bytes)
         end_s = self.block_start_s(now_s + down.duration_s) + self.block_duration_s
         needed_j = self._upper_j(down.energy_j) + down.awake_j + self.block_upper_j() + self._flush_upper_j()
         return end_s <= self._terms.horizon_s and needed_j <= self.ledger.remaining_j
@@ -217,15 +214,15 @@ class Client:
         up = self.upload(now_s, self._up_bytes)
         return self._upper_j(up.energy_j) + up.awake_j <= self.ledger.remaining_j
 
-    def pay_download(self, now_s: float) -> float:
-        """Book the model's way down; returns its duration. [s]
+    def pay_download(self, now_s: float, size_bytes: int) -> float:
+        """Book a model's way down; returns its duration. [s]
 
         Raises:
             BudgetExhausted: It does not fit what is left; nothing was booked.
         """
-        down = self.download(now_s)
+        down = self.download(now_s, size_bytes)
         self._pay(self._upper_j(down.energy_j), down.energy_j * self.member.link_truth, "downlink", down.awake_j)
-        self.state.downlink_bytes += self._down_bytes
+        self.state.downlink_bytes += size_bytes
         self._stay_awake(now_s + down.duration_s)
         return down.duration_s
 

@@ -81,7 +81,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """How updates become versions."""
+    """How updates become versions, and how versions travel down."""
 
     method: str
     cohort: int
@@ -89,6 +89,8 @@ class ServerConfig:
     learning_rate: float
     average: float
     staleness: str
+    broadcast: tuple[str, ...]
+    aggregate: str
     deadline_s: float | None
     evaluate_every: int | None
 

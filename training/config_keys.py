@@ -203,6 +203,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "learning_rate": Key(1.0, number(0, 1e3, open_low=True), "learning_rate"),
         "average": Key(0.9, number(0, 0.999999), "average"),
         "staleness": Key("age-variance", choice(*STALENESS), "staleness"),
+        "broadcast": Key([], names, "broadcast"),
+        "aggregate": Key("mean", text, "aggregate"),
         "deadline": Key(
             "auto", lambda value: None if value == "auto" else positive(seconds, "12 s")(value), "deadline_s"
         ),

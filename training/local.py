@@ -98,7 +98,7 @@ class Workbench:
             scores = self._model(inputs[batch])
             loss = torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, labels[batch])
             self._gradient.zero_()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             step()
         return self.values()
 

@@ -34,7 +34,7 @@ def peak_memory_bytes(model: "nn.Module", inputs: "Tensor", labels: "Tensor", tr
     optimizer = make_optimizer(training.optimizer, parameters, training.learning_rate)
 
     def step() -> None:
-        torch.nn.functional.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        torch.nn.functional.cross_entropy(model(inputs), labels).backward()
         optimizer.step()
         for parameter in parameters:
             if parameter.grad is not None:
@@ -69,7 +69,7 @@ class _Watch:
 
         watch = self
 
-        class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        class Mode(TorchDispatchMode):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 result = func(*args, **(kwargs or {}))
                 watch.note(tree_leaves(result))

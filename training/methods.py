@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from budjoule.training.combine import Combine, Weights, mean
 from budjoule.training.update import Vector
-
-Weights = NDArray[np.float64]
 
 AGE_EXPONENT = 0.5  # of (1 + tau)^-a, as in FedBuff: Nguyen et al., AISTATS 2022, arXiv:2106.06639
 GAP_CAP = 16.0  # slots; a client that was silent for longer gains no more weight
@@ -39,21 +37,21 @@ class Arrival:
 Weigh = Callable[[Sequence[Arrival]], Weights]
 
 
-def aggregate(weights: Vector, arrivals: Sequence[Arrival], shares: Weights, learning_rate: float) -> Vector:
+def aggregate(
+    weights: Vector, arrivals: Sequence[Arrival], shares: Weights, learning_rate: float, *, combine: Combine = mean
+) -> Vector:
     """One server step. Shape (n,).
 
-    ``w <- w + lr sum_i s_i d_i / sum_i s_i``, summed in double precision in the order of arrival.
+    ``w <- w + lr combine(d_i, s_i)``, with the mean ``w <- w + lr sum_i s_i d_i / sum_i s_i``.
 
     Args:
         weights: The present weights. Shape (n,).
-        arrivals: Updates, at least one.
+        arrivals: Updates, at least one, in the order of their arrival.
         shares: What each weighs; positive. Shape (len(arrivals),).
         learning_rate: The server's rate.
+        combine: How weighed updates become one.
     """
-    total = np.zeros(weights.shape, np.float64)
-    for arrival, share in zip(arrivals, shares, strict=True):
-        total += share * arrival.values.astype(np.float64)
-    step: Vector = (total / shares.sum()).astype(np.float32)
+    step = combine([arrival.values for arrival in arrivals], shares)
     step *= np.float32(learning_rate)
     step += weights
     return step

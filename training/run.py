@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 RUN_SCHEMA = "budjoule.run/1"
 SUMMARY_SCHEMA = "budjoule.summary/1"
-_CHECKPOINT_EVENTS = 100
+_CHECKPOINT_EVENTS = 1000  # at most between two transactions, or so many seconds: when they fall changes no result
+_CHECKPOINT_S = 2.0
+_PROGRESS_S = 0.2
 _OWN_FILES = ("run.json", "events.jsonl", "summary.json", "model.pt", "ledger.db", "ledger.db-wal", "ledger.db-shm")
 
 
@@ -126,12 +128,16 @@ def _run(
             checkpoint.save(simulator)
         before_s = record.totals.wall_duration_s
         try:
+            saved_s = shown_s = time.monotonic()
             while simulator.step():
-                if simulator.events % _CHECKPOINT_EVENTS == 0:
-                    record.totals.wall_duration_s = before_s + time.monotonic() - started
+                now_s = time.monotonic()
+                if simulator.events % _CHECKPOINT_EVENTS == 0 or now_s - saved_s > _CHECKPOINT_S:
+                    record.totals.wall_duration_s = before_s + now_s - started
                     checkpoint.save(simulator)
-                    if progress is not None:
-                        progress(_progress(config, simulator, checkpoint.spent_j()))
+                    saved_s = now_s
+                if progress is not None and now_s - shown_s > _PROGRESS_S:
+                    progress(_progress(config, simulator, checkpoint.spent_j()))
+                    shown_s = now_s
             simulator.end()
         except KeyboardInterrupt:
             raise RunError(f"stopped by hand; go on with --resume and -o {folder}") from None

@@ -11,14 +11,30 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from budjoule.energy.errors import PayloadError
+from budjoule.energy.errors import PayloadError, UsageError
+from budjoule.training.combine import parse_aggregate
 from budjoule.training.compress import Compressor
 from budjoule.training.config import Config
-from budjoule.training.frame import size_upper_bytes, unpack
+from budjoule.training.frame import pack, size_upper_bytes, unpack
 from budjoule.training.methods import METHODS, STALENESS, Arrival, aggregate
-from budjoule.training.update import Layout, Vector
+from budjoule.training.update import Layout, Update, Vector
 
 _MAX_STALENESS = 1000  # versions; an older base is refused as out of version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broadcast:
+    """A version as clients receive it.
+
+    Args:
+        version: Its number.
+        frame: The bytes that travel.
+        values: What the frame decodes to, which is what clients train from. Shape (n,).
+    """
+
+    version: int
+    frame: bytes
+    values: Vector
 
 
 class Engine(Protocol):
@@ -33,7 +49,7 @@ class Engine(Protocol):
         """Clients that can be invited now."""
         ...
 
-    def invite(self, client: int, version: int, model: Vector) -> bool:
+    def invite(self, client: int, model: "Broadcast") -> bool:
         """Hand a client the model to train from; False when it cannot take part."""
         ...
 
@@ -81,6 +97,20 @@ class ServerState:
     buffer: list[Arrival] = field(default_factory=list)
 
 
+def parse_broadcast(config: Config) -> Compressor:
+    """How versions are stored on their way down.
+
+    Raises:
+        UsageError: The steps are unknown, or leave weights out.
+    """
+    compressor = Compressor.parse(config.server.broadcast)
+    if compressor.selection != "all":
+        raise UsageError(
+            f"server.broadcast: {compressor.selection} would leave weights out; give a value step such as quantize:8"
+        )
+    return compressor
+
+
 class Server:
     """A federated server over some engine.
 
@@ -99,6 +129,9 @@ class Server:
         self._deadline_s = deadline_s
         self._layout = layout
         self._max_bytes = size_upper_bytes(layout, Compressor.parse(config.update.compress))
+        self._broadcast_by = parse_broadcast(config)
+        self._broadcast: Broadcast | None = None
+        self._combine = parse_aggregate(config.server.aggregate)
         self.state = ServerState(weights=weights, average=weights)
 
     def begin(self, engine: Engine) -> None:
@@ -168,7 +201,7 @@ class Server:
     def _aggregate(self, engine: Engine) -> None:
         state, arrivals = self.state, self.state.buffer
         shares = self._method.weigh(arrivals, STALENESS[self._config.staleness])
-        state.weights = aggregate(state.weights, arrivals, shares, self._config.learning_rate)
+        state.weights = aggregate(state.weights, arrivals, shares, self._config.learning_rate, combine=self._combine)
         state.version += 1
         # The ramp lets the average forget the untrained first versions.
         kept = np.float32(min(self._config.average, state.version / (10.0 + state.version)))
@@ -189,7 +222,7 @@ class Server:
             if client is None:
                 break
             self.state.invited[client] = Invitation(self.state.version, engine.now_s)
-            if not engine.invite(client, self.state.version, self.state.weights):
+            if not engine.invite(client, self.broadcast()):
                 del self.state.invited[client]
         if self._method.deadline and self.state.invited:
             engine.alarm(engine.now_s + self._deadline_s, self.state.round)
@@ -200,6 +233,17 @@ class Server:
             return None
         self.state.draws += 1
         return int(free[int(np.random.default_rng([self._seed, 0x5E4, self.state.draws]).integers(len(free)))])
+
+    def broadcast(self) -> Broadcast:
+        """The present version on its way down, packed once; a function of the seed, the version and the weights."""
+        version = self.state.version
+        if self._broadcast is None or self._broadcast.version != version:
+            rng = np.random.default_rng([self._seed, 0xD0, version])
+            whole = Update(client=0, base_version=version, examples=0, values=self.state.weights)
+            frame = pack(whole, self._layout, self._broadcast_by, rng)
+            values = unpack(frame, self._layout, max_bytes=len(frame)).values
+            self._broadcast = Broadcast(version=version, frame=frame, values=values)
+        return self._broadcast
 
     def numbers(self) -> dict[str, Any]:
         """The state without its vectors, as plain data for a checkpoint."""
@@ -214,6 +258,7 @@ class Server:
 
     def restore(self, numbers: dict[str, Any], weights: Vector, average: Vector, deltas: Sequence[Vector]) -> None:
         """Take up where `numbers` and the vectors were saved."""
+        self._broadcast = None
         self.state = ServerState(
             weights=weights,
             average=average,

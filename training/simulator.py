@@ -18,7 +18,7 @@ from budjoule.training.frame import pack, unpack
 from budjoule.training.local import Workbench
 from budjoule.training.methods import METHODS
 from budjoule.training.record import Record
-from budjoule.training.server import Server
+from budjoule.training.server import Broadcast, Server
 from budjoule.training.shards import Shards
 from budjoule.training.update import Update, Vector
 
@@ -123,19 +123,20 @@ class Simulator:
         """Clients at rest that may still take part; none once the run stops."""
         return () if self.stopped else self.free
 
-    def invite(self, client: int, version: int, model: Vector) -> bool:
+    def invite(self, client: int, model: Broadcast) -> bool:
         """Hand the model to a client and let it begin; False when it cannot pay for a whole task any more."""
         subject, state = self.clients[client], self.clients[client].state
         self.touched.add(client)
         self._take(client)
-        if not subject.can_take_part(self.now_s):
+        size_bytes = len(model.frame)
+        if not subject.can_take_part(self.now_s, size_bytes):
             state.retired = True
             return False
         if state.shelved:
             state.residual, state.shelved = self._shelf(client), False
-        duration_s = subject.pay_download(self.now_s)
-        self.record.downlink(subject.model_bytes)
-        state.base_version, state.base, state.local, state.unsent_blocks = version, model, model, 0
+        duration_s = subject.pay_download(self.now_s, size_bytes)
+        self.record.downlink(size_bytes)
+        state.base_version, state.base, state.local, state.unsent_blocks = model.version, model.values, model.values, 0
         self._start_block(client, self.now_s + duration_s)
         return True
 

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from budjoule.energy.errors import UsageError
 from budjoule.training.compress import Compressor
 from budjoule.training.config import load_config
-from budjoule.training.frame import pack
-from budjoule.training.server import Server
-from budjoule.training.update import Update, Vector, layout_of
+from budjoule.training.frame import pack, unpack
+from budjoule.training.server import Broadcast, Server
+from budjoule.training.update import Update, layout_of
 
 LAYOUT = layout_of([("weight", (4,))])
 OTHER = layout_of([("weight", (2, 2))])
@@ -32,11 +33,11 @@ class Engine:
     def free_clients(self) -> Sequence[int]:
         return self.free
 
-    def invite(self, client: int, version: int, model: Vector) -> bool:
+    def invite(self, client: int, model: Broadcast) -> bool:
         self.free.remove(client)
         if client in self.refusing:
             return False
-        self.out[client] = version
+        self.out[client] = model.version
         return True
 
     def alarm(self, time_s: float, mark: int) -> None:
@@ -213,3 +214,19 @@ def test_state_survives_saving() -> None:
     twin.restore(numbers, state.weights, state.average, [item.values for item in state.buffer])
     assert twin.numbers() == server.numbers()
     assert twin.state.invited == server.state.invited
+
+
+def test_what_clients_train_from_is_what_travelled() -> None:
+    for steps in ([], ["quantize:8"]):
+        config = load_config({"server": {"broadcast": steps}})
+        weights = np.random.default_rng(0).normal(size=4).astype(np.float32)
+        model = Server(config, LAYOUT, weights).broadcast()
+        received = unpack(model.frame, LAYOUT, max_bytes=len(model.frame))
+        assert np.array_equal(model.values, received.values)
+        assert received.base_version == model.version
+        assert np.abs(model.values - weights).max() <= (2 * np.abs(weights).max() / 254 if steps else 0)
+
+
+def test_a_broadcast_that_leaves_weights_out_is_refused() -> None:
+    with pytest.raises(UsageError, match="leave weights out"):
+        Server(load_config({"server": {"broadcast": ["topk:0.1"]}}), LAYOUT, np.zeros(4, np.float32))
