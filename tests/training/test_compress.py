@@ -278,6 +278,18 @@ def test_the_worst_places_for_indices_stay_within_the_bound():
             assert np.array_equal(decode_indices(memoryview(coded), (0, 100, size), unique.size)[0], unique)
 
 
+def test_the_bound_holds_for_every_count_costs_nothing_and_is_near():
+    size = 20_000
+    for kept in (1, 50, 700, 3000, 12_000, 20_000):
+        indices = np.linspace(0, size - 1, kept).astype(np.int64)
+        bound = index_upper_bytes(size, kept)
+        assert all(index_upper_bytes(size, fewer) <= bound for fewer in range(1, kept, 37))
+        assert len(encode_indices(indices, (0, size))) <= bound
+    # A billion weights: the bound is not computed count by count, and stays near the entropy.
+    entropy = (gammaln(1e9 + 1) - gammaln(1e8 + 1) - gammaln(9e8 + 1)) / math.log(2) / 8
+    assert entropy <= index_upper_bytes(10**9, 10**8) <= 1.3 * entropy
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("steps", STEPS)
 def test_an_update_that_is_not_finite_is_never_encoded(steps, bad):
