@@ -28,7 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(profile)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(measure)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)(measure)
 app.command()(calibrate)
 app.command()(train)
 app.command()(report)
