@@ -18,6 +18,7 @@ from budjoule.training.update import Vector
 BLOCK = 512  # values that share a scale: 0.03 bits a value
 _SCALE_BYTES = 2
 _PLAIN, _PACKED, _SPREAD = 0, 1, 2  # packed as it is; packed, then zstd; one byte a value, then zstd
+_LEAST_WINDOW_BYTES = 1024
 _MAGICLESS = zstandard.FORMAT_ZSTD1_MAGICLESS
 
 
@@ -228,9 +229,14 @@ def _squeeze(raw: bytes) -> bytes:
 
 def _expand(data: memoryview, size_bytes: int) -> bytes:
     try:
-        declared = zstandard.get_frame_parameters(data, format=_MAGICLESS).content_size
-        if declared != size_bytes:
-            raise PayloadError(f"the body claims {declared} bytes of values, {size_bytes} are due; it is corrupt")
+        declared = zstandard.get_frame_parameters(data, format=_MAGICLESS)
+        if declared.content_size != size_bytes:
+            raise PayloadError(
+                f"the body claims {declared.content_size} bytes of values, {size_bytes} are due; it is corrupt"
+            )
+        # zstd itself allocates the window that a frame asks for, up to 128 MB.
+        if declared.window_size > max(size_bytes, _LEAST_WINDOW_BYTES):
+            raise PayloadError(f"the body's values ask for a window of {declared.window_size} bytes; it is refused")
         raw = zstandard.ZstdDecompressor(format=_MAGICLESS).decompress(
             data, max_output_size=size_bytes, allow_extra_data=False
         )
