@@ -158,7 +158,7 @@ def _thinned(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def errors(observations: Iterable[Observation], profile: DeviceProfile) -> np.ndarray:
-    """Relative errors of energy, time and power, and whether the interval held the energy. `(run, 4)`"""
+    """Relative errors of energy, time and power, whether the interval held the energy, and its half-width. `(run, 5)`"""
     rows = []
     for o in observations:
         assert o.energy_j is not None
@@ -170,6 +170,7 @@ def errors(observations: Iterable[Observation], profile: DeviceProfile) -> np.nd
                 e.duration_s / o.duration_s - 1,
                 e.power_w / power_w - 1,
                 e.energy_low_j <= o.energy_j <= e.energy_high_j,
+                (e.energy_high_j - e.energy_low_j) / (2 * e.energy_j),
             )
         )
     return np.array(rows, dtype=float)

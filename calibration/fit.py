@@ -206,7 +206,7 @@ def _part(best: tuple[np.ndarray, np.ndarray, float], i: int, count: int, group:
     observations, profile = group
     place = slice(i * count, (i + 1) * count)
     x = best[0][place]
-    log_time, log_energy = _simulate(observations, profile, x[None])
+    log_time, log_energy = simulate(observations, profile, x[None])
     seen = _seen(observations)
     return Fit(
         log_mean=x,
@@ -235,7 +235,7 @@ def _maximum(
 
     def residuals(x: np.ndarray) -> np.ndarray:
         parts = [
-            _soft(_scaled(_simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0]
+            _soft(_scaled(simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0]
             for i, (o, profile) in enumerate(groups)
         ]
         return np.concatenate([*parts, solve_triangular(root, x - mean, lower=True)])
@@ -244,7 +244,7 @@ def _maximum(
         blocks = []
         for i, (o, profile) in enumerate(groups):
             here = x[i * count : (i + 1) * count]
-            data = _soft(_scaled(_simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i]))
+            data = _soft(_scaled(simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i]))
             block = np.zeros((data.shape[1], x.size))
             block[:, i * count : (i + 1) * count] = ((data[1:] - data[0]) / STEP).T
             blocks.append(block)
@@ -263,13 +263,7 @@ def _seen(observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray]:
     return time, energy
 
 
-def simulate(observations: Sequence[Observation], profile: DeviceProfile) -> tuple[np.ndarray, np.ndarray]:
-    """Log time and log energy that a profile predicts for each observation's run. `(run,)` each"""
-    log_time, log_energy = _simulate(observations, profile, profile.log_mean[None])
-    return log_time[0], log_energy[0]
-
-
-def _simulate(
+def simulate(
     observations: Sequence[Observation], profile: DeviceProfile, settings: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log time and log energy of each run under each setting of coefficients. `(setting, run)`"""
