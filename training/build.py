@@ -92,6 +92,7 @@ class Parts:
             compressor=compressor,
             broadcast=parse_broadcast(config),
             horizon_s=config.budget.horizon_s,
+            upload_bytes=config.budget.upload_bytes,
             slot_s=config.schedule.slot_s if config.slots else 0.0,
             error_frac=config.fleet.energy_error_frac,
             awake_frac=config.fleet.awake_frac,

@@ -84,6 +84,7 @@ class Terms:
         compressor: How updates are made small.
         broadcast: How versions are stored on their way down.
         horizon_s: When the budget's period ends. [s]
+        upload_bytes: What each client may send in all. [B]
         slot_s: Time between the starts of two blocks; 0 for none. [s]
         error_frac: How far true joules may lie from the profiles'; reservations allow for it.
         awake_frac: Share of the time the device would be on without training.
@@ -94,6 +95,7 @@ class Terms:
     compressor: Compressor
     broadcast: Compressor
     horizon_s: float
+    upload_bytes: float
     slot_s: float
     error_frac: float
     awake_frac: float
@@ -173,7 +175,9 @@ class Client:
         return max(now_s, self.member.phase_s if begun < 0 else begun + self._terms.slot_s)
 
     def can_take_part(self, now_s: float, size_bytes: int) -> bool:
-        """Whether a download, a block and a send after it fit into what is left of budget and horizon."""
+        """Whether a download, a block and a send after it fit into what is left of budget, data plan and horizon."""
+        if self.state.uplink_bytes + self._up_bytes > self._terms.upload_bytes:
+            return False  # a task sends once at most, so seeing to the largest frame here keeps the plan
         down = self.download(now_s, size_bytes)
         end_s = self.block_start_s(now_s + down.duration_s) + self.block_duration_s
         needed_j = self._upper_j(down.energy_j) + down.awake_j + self.block_upper_j() + self._flush_upper_j()

@@ -48,7 +48,7 @@ class Budget:
 
     energy_j: float
     horizon_s: float
-    upload: str
+    upload_bytes: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

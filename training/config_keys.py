@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from budjoule.energy.errors import UsageError
-from budjoule.energy.units import joules, seconds
+from budjoule.energy.units import joules, seconds, size_bytes
 from budjoule.training.methods import METHODS, STALENESS
 
 Read = Callable[[Any], Any]
@@ -176,7 +176,7 @@ KEYS: dict[str, dict[str, Key]] = {
     "budget": {
         "energy": Key("400 J", at_most_none(joules, "400 J"), "energy_j"),
         "horizon": Key("1 h", positive(seconds, "1 h"), "horizon_s"),
-        "upload": Key("none", unbuilt("none", "data plans are not built yet"), "upload"),
+        "upload": Key("none", at_most_none(size_bytes, "20 MB"), "upload_bytes"),
     },
     "training": {
         "optimizer": Key("sgd", choice(*OPTIMIZERS), "optimizer"),

@@ -102,6 +102,13 @@ def test_a_profile_that_lies_is_overspent_in_the_open(
         assert row["overspent_j"] == pytest.approx(max(0.0, row["spent_j"] - row["budget_j"]))
 
 
+def test_a_data_plan_is_a_second_budget(small: dict[str, Any], run_bits: Bits) -> None:
+    free, _ = run_bits(small, "budget.energy=none")
+    plan, _ = run_bits(small, "budget.energy=none", "budget.upload=9 kB")
+    most = [max(row["uplink_bytes"] for row in run["by_client"]) for run in (free, plan)]
+    assert most[0] > 9000 >= most[1] > 5000
+
+
 def test_more_joules_buy_more_sends(small: dict[str, Any], run_bits: Bits) -> None:
     sends = [run_bits(small, f"budget.energy={energy}")[0]["sends"] for energy in ("20 J", "60 J", "200 J")]
     assert sends == sorted(sends)
