@@ -1,0 +1,131 @@
+"""`budjoule profile MODEL --input SPEC`: what a model costs on a device, before it runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from budjoule.cli.output import note, print_json, result_console, save, to_json
+from budjoule.energy.errors import UsageError
+
+if TYPE_CHECKING:
+    from budjoule.energy.estimate import Estimate
+
+
+def profile(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="package.module:callable, path/to/file.py:callable or hf:ClassName[?config_key=value&...]."
+        ),
+    ],
+    inputs: Annotated[str, typer.Option("--input", help="Shapes: 8x3x224x224, or input_ids=8x128:int64<50257,...")],
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="Device profile; repeatable, or a comma list. 'budjoule devices' lists them."),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="inference or training.")] = "inference",
+    optimizer: Annotated[str, typer.Option(help="Optimizer of a training step.")] = "adamw",
+    precision: Annotated[str, typer.Option(help="fp32, tf32, bf16, fp16, bf16-mixed or fp16-mixed.")] = "fp32",
+    clock_mhz: Annotated[float | None, typer.Option(help="Clock; default is the device's highest.")] = None,
+    power_limit_w: Annotated[float | None, typer.Option(help="Power limit in W; default is the device's own.")] = None,
+    budget: Annotated[str | None, typer.Option(help="An energy such as '50 kJ': how many steps fit in it?")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Also write x.html, x.json, x.speedscope.json or x.trace.json."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
+) -> None:
+    """Estimate what a model costs in joules, per layer, on a device you may not have."""
+    from budjoule.energy.units import joules
+
+    budget_j = joules(budget) if budget is not None else None
+    names = _devices(device)
+    estimates = _estimates(
+        model,
+        inputs,
+        names,
+        mode=mode,
+        optimizer=optimizer,
+        precision=precision,
+        clock_mhz=clock_mhz,
+        power_limit_w=power_limit_w,
+    )
+    rows = [{**estimate.to_dict(), **_fitting(estimate, budget_j)} for estimate in estimates]
+    if output is not None:
+        save(output, _rendered(output, estimates, rows), force=force)
+    if as_json:
+        print_json(rows if len(names) > 1 else rows[0])
+    else:
+        _show(estimates, rows, budget_j)
+
+
+def _devices(given: list[str] | None) -> list[str]:
+    from budjoule.energy.device import profile_paths
+
+    names = [name.strip() for item in given or [] for name in item.split(",") if name.strip()]
+    if names:
+        return names
+    chosen = "this-machine" if "this-machine" in dict(profile_paths()) else "cpu-generic"
+    note(f"no --device given: estimating for {chosen}")
+    return [chosen]
+
+
+def _estimates(
+    model: str, inputs: str, devices: list[str], *, clock_mhz: float | None, power_limit_w: float | None, **how: Any
+) -> "list[Estimate]":
+    from budjoule.energy.device import load_profile
+    from budjoule.energy.model_spec import build_model, parse_inputs
+    from budjoule.energy.predict import predict
+    from budjoule.energy.trace import trace
+
+    profiles = [load_profile(name) for name in devices]
+    work = trace(build_model(model), parse_inputs(inputs), **how)
+    clock_hz = None if clock_mhz is None else clock_mhz * 1e6
+    return [predict(work, device=each, clock_hz=clock_hz, power_limit_w=power_limit_w) for each in profiles]
+
+
+def _fitting(estimate: "Estimate", budget_j: float | None) -> dict[str, Any]:
+    """How many steps fit in a budget: as estimated, and surely at the interval's upper end."""
+    if budget_j is None:
+        return {}
+    if budget_j <= 0:
+        raise UsageError(f"the budget is {budget_j:g} J; give a positive energy such as '50 kJ'")
+    return {
+        "budget_j": budget_j,
+        "steps": int(budget_j // estimate.energy_j),
+        "steps_low": int(budget_j // estimate.energy_high_j),
+        "steps_high": int(budget_j // estimate.energy_low_j),
+    }
+
+
+def _rendered(output: Path, estimates: "list[Estimate]", rows: list[dict[str, Any]]) -> str:
+    from budjoule.energy.reports.estimate_page import estimate_page
+    from budjoule.energy.reports.flamegraph import chrome_trace, speedscope
+
+    kind = next(
+        (end for end in (".speedscope.json", ".trace.json", ".json", ".html") if output.name.endswith(end)), None
+    )
+    if kind is None:
+        raise UsageError(f"cannot tell the format of {output}; end it in .html, .json, .speedscope.json or .trace.json")
+    if kind in (".speedscope.json", ".trace.json"):
+        if len(estimates) > 1:
+            raise UsageError(f"{output} holds one estimate; give one --device")
+        return to_json((speedscope if kind == ".speedscope.json" else chrome_trace)(estimates[0]))
+    return estimate_page(rows) if kind == ".html" else to_json(rows if len(rows) > 1 else rows[0])
+
+
+def _show(estimates: "list[Estimate]", rows: list[dict[str, Any]], budget_j: float | None) -> None:
+    from budjoule.energy.reports.console import render_estimates
+    from budjoule.energy.units import show
+
+    console = result_console()
+    render_estimates(estimates, console)
+    if budget_j is not None:
+        for row in rows:
+            console.print(
+                f"{show(budget_j, 'J')} on {row['device']}: {row['steps']} steps (90 % interval {row['steps_low']} to {row['steps_high']})"
+            )
+    if len(estimates) == 1:
+        note(f"next: add -o estimate.html for a page, or --device {estimates[0].device},... to compare devices")
