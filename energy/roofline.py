@@ -131,7 +131,8 @@ def _arrays(
         calls=np.bincount(row_of, weights=row_calls, minlength=len(ops)),
         product=product,
         filled_clocks=flop * fill / peak,
-        inverse_k=np.where(np.isin(kind, PRODUCTS), 1 / np.maximum(shape[3], 1), 0.0),
+        # fused attention runs its inner dimension through one kernel: nothing starts up anew
+        inverse_k=np.where(np.isin(kind, ("matmul", "batched_matmul", "conv")), 1 / np.maximum(shape[3], 1), 0.0),
         k_start=np.where(tensor, INDEX["k_start"], INDEX["k_start_fp32"]),
         efficiency=np.array(
             [INDEX[EFFICIENCY.get((op.kind, unit != "fp32"), "eff_fp32")] for op, unit in zip(ops, units, strict=True)],

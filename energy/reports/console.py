@@ -54,6 +54,7 @@ def table(*columns: str, title: str | None = None) -> Table:
         numeric = index > 0 and name != ""
         made.add_column(name, justify="right" if numeric else "left", overflow="fold" if index == 0 else "ellipsis")
         made.columns[-1].no_wrap = index > 0
+    made.columns[0].min_width = 16
     return made
 
 
@@ -77,7 +78,7 @@ def _headline(row: Mapping[str, Any]) -> Padding:
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
-    made = table("device", "energy", "90 % interval", "time", "power", "clock", "energy, times the least")
+    made = table("device", "energy", "90 % interval", "time", "power", "clock", "× least")
     least_j = min(row["energy_j"] for row in rows)
     for row in rows:
         made.add_row(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from budjoule.energy.coefficients import COEFFICIENTS
@@ -84,15 +85,13 @@ def _unseen_error(provenance: Mapping[str, Any]) -> float | None:
 
 def render_profiles(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the list, the best founded first."""
-    made = table(
-        "device", "rests on", "runs", "error on unseen runs", "interval", "fp32 peak", "memory", "limit", "idle"
-    )
+    made = table("device", "rests on", "runs", "unseen", "interval", "fp32 peak", "limit")
     order = list(STYLES)
     for row in sorted(
         rows, key=lambda row: (order.index(row["status"]) if "status" in row else len(order), row["name"])
     ):
         if "error" in row:
-            made.add_row(clean(row["name"]), Text("broken", style="red"), *[""] * 7)
+            made.add_row(clean(row["name"]), Text("broken", style="red"), *[""] * 5)
             continue
         error = row["unseen_energy_error_frac"]
         made.add_row(
@@ -102,14 +101,13 @@ def render_profiles(rows: Sequence[Mapping[str, Any]], console: Console) -> None
             f"{100 * error:.1f} %" if error is not None else "-",
             f"×÷ {row['interval_factor']:.2f}",
             show(row["fp32_flop_per_s"], "FLOP/s"),
-            show(row["memory_bytes"], "B"),
             show(row["power_limit_w"], "W"),
-            show(row["idle_w"], "W"),
         )
     console.print(made)
     console.print()
     for status, style in STYLES.items():
         console.print(Text.assemble((f"{status:10s}", style), f" {MEANINGS[status]}"))
+    console.print("unseen: mean energy error on runs that the fit had not seen")
     console.print("interval: the factor of the 90 % interval of the energy of a 2048 x 2048 fp32 product")
     for row in rows:
         if "error" in row:
@@ -127,7 +125,7 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
             f": {MEANINGS[profile.status]}",
         )
     )
-    facts = table("datasheet", "")
+    facts = _texts("datasheet", "")
     facts.add_row("units", f"{spec.units} x {spec.lanes} fp32 lanes at {show(spec.clock_hz, 'Hz')}")
     facts.add_row(
         "peak",
@@ -142,12 +140,12 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
     facts.add_row("power", f"limit {show(spec.power_limit_w, 'W')}, idle {show(spec.idle_w, 'W')}")
     console.print(facts)
     console.print()
-    origin = table("provenance", "")
+    origin = _texts("provenance", "")
     for key, value in _flat("", profile.provenance):
-        origin.add_row(clean(key), Text(clean(value), overflow="fold", no_wrap=False))
+        origin.add_row(clean(key), clean(value))
     console.print(origin)
     console.print()
-    made = table("coefficient", "value", "90 % interval", "unit", "pinned by runs", "meaning")
+    made = _texts("coefficient", "value", "90 %", "unit", "pinned", "meaning")
     for row, mean, sd in zip(COEFFICIENTS, profile.log_mean, np.sqrt(np.diag(profile.log_cov)), strict=True):
         half = np.exp(HALF_WIDTH_SCALES * sd)
         made.add_row(
@@ -162,6 +160,13 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
     console.print(
         f"the model's own error beside that: time {100 * profile.residual_time:.1f} %, energy {100 * profile.residual_energy:.1f} % (one scale)"
     )
+
+
+def _texts(*columns: str) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        made.add_column(name, overflow="fold", no_wrap=name != columns[-1])
+    return made
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Build the wheel and hold what is in it: one import root, every data file, and a command that starts outside the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> None:
     """Exit with a message where the wheel is not what it should be."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would ship what an older build left there
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, str(ROOT)],
@@ -53,6 +55,7 @@ def main() -> None:
         )
         if devices.returncode:
             sys.exit(f"'budjoule devices' fails from the wheel: {devices.stderr.strip()}")
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
     print(f"wheel: {len(names)} files under budjoule/, 'budjoule devices' runs from it")
 
 
