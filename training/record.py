@@ -155,7 +155,10 @@ class Record:
 
     def numbers(self) -> dict[str, Any]:
         """The totals and how long the file is, everything before that point being handed to the system."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from None
         return {"totals": asdict(self.totals), "events_bytes": self._file.tell()}
 
     def restore(self, numbers: dict[str, Any]) -> None:
@@ -179,4 +182,10 @@ class Record:
 
     def _write(self, event: str, time_s: float, **values: Any) -> None:
         line = json.dumps({"event": event, "time_s": time_s, **values}, separators=(",", ":"), allow_nan=False)
-        self._file.write(line.encode() + b"\n")
+        try:
+            self._file.write(line.encode() + b"\n")
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(f"cannot write {self._file.name}: {error.strerror}; make room, then go on with --resume")

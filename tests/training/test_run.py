@@ -18,6 +18,7 @@ import budjoule.training.build as build
 from budjoule.energy.errors import RunError, UsageError
 from budjoule.training.config import load_config
 from budjoule.training.data import load_data
+from budjoule.training.ledger import Ledger
 from budjoule.training.local import Workbench, one_thread
 from budjoule.training.models import build_model
 from budjoule.training.run import train
@@ -277,6 +278,32 @@ def test_a_configuration_that_cannot_run_leaves_no_folder(small: dict[str, Any],
         with pytest.raises(UsageError):
             train(small, output=tmp_path / "run", overrides=[override])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_ledgers_of_a_run_open_as_ledgers(small: dict[str, Any], tmp_path: Path) -> None:
+    summary = train(small, output=tmp_path / "run").summary
+    for row in summary["by_client"]:
+        with Ledger.open(tmp_path / "run" / "ledger.db", account=f"client-{row['client']}") as ledger:
+            assert (ledger.spent_j, ledger.reserved_j) == (row["spent_j"], 0.0)
+            assert ledger.spent_by_cause_j == row["spent_by_cause_j"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(small: dict[str, Any], tmp_path: Path) -> None:
+    from budjoule.training.record import Record
+
+    record = Record(
+        Path("/dev/full"),
+        target_accuracy_frac=1.0,
+        evaluate_every=1,
+        evaluate=lambda _: (0.0, 0.0),
+        spent_j=lambda: 0.0,
+    )
+    record.rejected(0.0, 0, "for the test")
+    with pytest.raises(RunError, match="make room"):
+        record.numbers()
+    with pytest.raises(OSError):  # noqa: PT011 - closing tries to write the rest once more
+        record.close()
 
 
 def test_the_document_in_the_record_loads_again(small: dict[str, Any], tmp_path: Path) -> None:
