@@ -87,6 +87,18 @@ def test_no_client_ever_passes_its_budget(small: dict[str, Any], run_bits: Bits,
     assert all(row["spent_j"] <= row["budget_j"] for row in summary["by_client"])
 
 
+@pytest.mark.parametrize("policy", ["price-threshold", "every-block", "joule-queue"])
+def test_budgets_of_any_size_hold_though_the_truth_is_far_from_the_profile(
+    small: dict[str, Any], run_bits: Bits, policy: str
+) -> None:
+    """Ends of budgets, where a reservation too small would show: twelve sizes, true joules up to 1.9 times the profile's."""
+    for energy_j in range(10, 82, 6):
+        extra = {"fleet": {"energy_error_frac": 0.9}, "training": {"local_steps": 1}, "schedule": {"policy": policy}}
+        summary, _ = run_bits(small, extra, f"budget.energy={energy_j}", "server.cohort=6")
+        assert summary["overspent_clients"] == 0
+        assert all(row["spent_j"] <= row["budget_j"] for row in summary["by_client"])
+
+
 def test_a_profile_that_lies_is_overspent_in_the_open(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
