@@ -1,0 +1,113 @@
+"""This machine's datasheet: what `/proc`, `/sys` and psutil say of its processor, with what they do not say named as assumed."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from budjoule.energy.device import DeviceSpec
+from budjoule.energy.meters.sysfs import read_number, read_text, sysfs_root
+
+# fp32 FLOP a clock of one core: vector width x 2 (multiply and add) x 2 pipes. Vendors' optimisation manuals.
+FLOP_PER_CLOCK = (("avx512f", 64), ("fma", 32), ("avx", 16), ("asimd", 16), ("neon", 16))
+ASSUMED_W_PER_CORE = 8.0
+ASSUMED_IDLE_FRAC = 0.12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThisMachine:
+    """The processor's datasheet figures and how sure they are.
+
+    Args:
+        title: The processor's name.
+        spec: Its figures.
+        assumed: Figures that no file on this machine gave.
+    """
+
+    title: str
+    spec: DeviceSpec
+    assumed: tuple[str, ...]
+
+
+def this_machine(*, threads: int, dram_bytes_per_s: float, cpuinfo: Path = Path("/proc/cpuinfo")) -> ThisMachine:
+    """Describe the processor.
+
+    Args:
+        threads: Cores that PyTorch uses.
+        dram_bytes_per_s: Bandwidth that a large copy reached. [B/s]
+        cpuinfo: Where the processor's flags are listed.
+    """
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    flags = _field(text, "flags", "Features").split()
+    per_clock = next((flop for flag, flop in FLOP_PER_CLOCK if flag in flags), 8)
+    assumed = []
+    clock_hz = _clock_hz(text)
+    if clock_hz is None:
+        clock_hz = 3e9
+        assumed.append("clock 3 GHz")
+    cache_bytes = _last_cache_bytes()
+    if cache_bytes is None:
+        cache_bytes = 2e6 * threads
+        assumed.append("last-level cache 2 MB a core")
+    limit_w = _power_limit_w()
+    if limit_w is None:
+        limit_w = ASSUMED_W_PER_CORE * threads
+        assumed.append(f"power limit {ASSUMED_W_PER_CORE:g} W a core")
+    assumed.append(f"idle power {100 * ASSUMED_IDLE_FRAC:.0f} % of the limit")
+    half = 2 if "avx512_bf16" in flags or "amx_bf16" in flags else 1
+    spec = DeviceSpec(
+        kind="cpu",
+        units=threads,
+        lanes=max(1, per_clock // 4),
+        clock_hz=clock_hz,
+        flop_per_clock={
+            "fp32": per_clock,
+            "bf16": half * per_clock,
+            "fp16": per_clock,
+            "int8": 2 * per_clock,
+            "fp64": per_clock / 2,
+        },
+        dram_bytes_per_s=dram_bytes_per_s,
+        cache_bytes=cache_bytes,
+        memory_bytes=float(psutil.virtual_memory().total),
+        power_limit_w=limit_w,
+        idle_w=ASSUMED_IDLE_FRAC * limit_w,
+    )
+    title = _field(text, "model name", "Model") or platform.processor() or platform.machine()
+    return ThisMachine(title=title, spec=spec, assumed=tuple(assumed))
+
+
+def _field(text: str, *names: str) -> str:
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in names:
+            return value.strip()
+    return ""
+
+
+def _clock_hz(text: str) -> float | None:
+    top = read_number(sysfs_root() / "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    if top:
+        return top * 1e3
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    if frequency and (frequency.max or frequency.current):
+        return float(frequency.max or frequency.current) * 1e6
+    listed = _field(text, "cpu MHz")
+    return float(listed) * 1e6 if listed else None
+
+
+def _last_cache_bytes() -> float | None:
+    folder = sysfs_root() / "devices/system/cpu/cpu0/cache"
+    sizes = [read_text(path / "size") for path in sorted(folder.glob("index*"))]
+    found = [float(size.rstrip("K")) * 1024 for size in sizes if size and size.rstrip("K").isdigit()]
+    return max(found, default=None)
+
+
+def _power_limit_w() -> float | None:
+    total = 0.0
+    for zone in sorted((sysfs_root() / "class/powercap").glob("intel-rapl:*")):
+        if zone.name.count(":") == 1 and (read_text(zone / "name") or "").startswith("package"):
+            limit = read_number(zone / "constraint_0_power_limit_uw")
+            total += (limit or 0.0) * 1e-6
+    return total or None
