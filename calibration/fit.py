@@ -284,8 +284,9 @@ def simulate(
 def _cost(o: Observation, profile: DeviceProfile, settings: np.ndarray) -> Cost:
     f = features(o.workload, profile.spec)
     clock = np.full(len(settings), o.clock_hz or profile.spec.clock_hz)
-    if o.clock_hz is not None and o.power_limit_w is None:
-        return cost(f, profile, settings, clock)  # the clock was read while the run was under any limit
+    if o.power_limit_w is None and (o.clock_hz is not None or o.energy_j is None):
+        # the clock was read while the run was under any limit; and a time alone says nothing of power
+        return cost(f, profile, settings, clock)
     limit = np.full(len(settings), o.power_limit_w or profile.spec.power_limit_w)
     return under_power_limit(f, profile, settings, clock, limit)[1]
 

@@ -60,7 +60,7 @@ def simulated(truth: DeviceProfile, energy: bool) -> Calibration:
 
 def test_a_simulated_machine_gives_its_identifiable_coefficients_back(truth: DeviceProfile) -> None:
     made = simulated(truth, energy=True)
-    pinned = [name for name in NAMES if made.profile.log_sd_[name] < 0.05]
+    pinned = [name for name in NAMES if made.profile.log_sd_[name] < 0.1]
     assert len(pinned) >= 4
     for name in pinned:
         assert made.profile.coef_[name] == pytest.approx(truth.coef_[name], rel=0.1), name
@@ -179,8 +179,7 @@ class TestVerb:
             raise KeyboardInterrupt
 
         monkeypatch.setattr("budjoule.calibration.calibrate.calibrate", interrupted)
-        with pytest.raises((KeyboardInterrupt, AssertionError)):
-            run()
+        assert run() == 130
         assert np.array_equal(bj.load_profile("this-machine").log_mean, before)
 
     def test_unwritable_or_existing_output_is_refused_before_anything_runs(
