@@ -171,7 +171,8 @@ def test_devices_lists_every_profile_with_what_it_rests_on(
     assert rows["cpu-generic"]["status"] == "literature"
     assert rows["cpu-generic"]["interval_factor"] > rows["a100-pcie-40gb"]["interval_factor"]
     assert run(monkeypatch, "devices") == 0
-    assert all(name in capfd.readouterr().out for name in rows)
+    shown = capfd.readouterr().out
+    assert all(name in shown for name in rows)
 
 
 def test_one_device_shows_its_coefficients(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
