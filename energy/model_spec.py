@@ -81,7 +81,7 @@ def _from_transformers(spec: str) -> nn.Module:
     transformers.logging.set_verbosity_error()
     found = getattr(transformers, name, None)
     config_class = getattr(found, "config_class", None)
-    if config_class is None:
+    if found is None or config_class is None:
         models = [known for known in dir(transformers) if known.endswith(("Model", "LM")) or "For" in known]
         near = get_close_matches(name, models, n=3, cutoff=0.5)
         raise UsageError(

@@ -31,11 +31,17 @@ def test_choice_ignores_what_was_measured(candidates: list[bj.Observation]) -> N
 def test_chosen_runs_pin_more_than_the_others(candidates: list[bj.Observation]) -> None:
     spec = bj.load_profile("a100-pcie-40gb").spec
     prior = prior_for(spec, None, name="synthetic")
-    measured = [replace(o, duration_s=e.duration_s, energy_j=e.energy_j) for o in candidates for e in [bj.predict(o.workload, device=prior)]]
+    measured = [
+        replace(o, duration_s=e.duration_s, energy_j=e.energy_j)
+        for o in candidates
+        for e in [bj.predict(o.workload, device=prior)]
+    ]
 
     def left(chosen: list[int]) -> float:
         profile = bj.fit_profile([measured[i] for i in chosen], spec=spec, name="synthetic", starts=1)
-        widths = [np.log(e.energy_high_j / e.energy_j) for o in measured for e in [bj.predict(o.workload, device=profile)]]
+        widths = [
+            np.log(e.energy_high_j / e.energy_j) for o in measured for e in [bj.predict(o.workload, device=profile)]
+        ]
         return float(np.mean(widths))
 
     order = choose_runs(candidates, prior, len(candidates))
