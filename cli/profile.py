@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from budjoule.cli.aside import stdout_aside
 from budjoule.cli.output import note, print_json, result_console, save, to_json
+from budjoule.cli.sweep import fitting, show_sweep
 from budjoule.energy.errors import UsageError
 
 if TYPE_CHECKING:
     from budjoule.energy.estimate import Estimate
+    from budjoule.energy.sweep import Sweep
 
 
 def profile(
@@ -30,6 +33,12 @@ def profile(
     clock_mhz: Annotated[float | None, typer.Option(help="Clock; default is the device's highest.")] = None,
     power_limit_w: Annotated[float | None, typer.Option(help="Power limit in W; default is the device's own.")] = None,
     budget: Annotated[str | None, typer.Option(help="An energy such as '50 kJ': how many steps fit in it?")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep", help="batch=1,2,4..256, clock-mhz=510..1410:90 or power-limit-w=100..300:25; repeatable."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     output: Annotated[
         Path | None,
@@ -38,21 +47,15 @@ def profile(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
 ) -> None:
     """Estimate what a model costs in joules, per layer, on a device you may not have."""
-    from budjoule.energy.units import joules
-
-    budget_j = joules(budget) if budget is not None else None
+    budget_j = _budget_j(budget)
     names = _devices(device)
-    estimates = _estimates(
-        model,
-        inputs,
-        names,
-        mode=mode,
-        optimizer=optimizer,
-        precision=precision,
-        clock_mhz=clock_mhz,
-        power_limit_w=power_limit_w,
-    )
-    rows = [{**estimate.to_dict(), **_fitting(estimate, budget_j)} for estimate in estimates]
+    how = {"mode": mode, "optimizer": optimizer, "precision": precision}
+    at = {"clock_hz": None if clock_mhz is None else clock_mhz * 1e6, "power_limit_w": power_limit_w}
+    if sweep:
+        show_sweep(_swept(model, inputs, names, sweep, how, at), budget_j, output, force=force, as_json=as_json)
+        return
+    estimates = _estimates(model, inputs, names, how, at)
+    rows = [{**estimate.to_dict(), **fitting(estimate, budget_j)} for estimate in estimates]
     if output is not None:
         save(output, _rendered(output, estimates, rows), force=force)
     if as_json:
@@ -73,7 +76,7 @@ def _devices(given: list[str] | None) -> list[str]:
 
 
 def _estimates(
-    model: str, inputs: str, devices: list[str], *, clock_mhz: float | None, power_limit_w: float | None, **how: Any
+    model: str, inputs: str, devices: list[str], how: dict[str, Any], at: dict[str, float | None]
 ) -> "list[Estimate]":
     from budjoule.energy.device import load_profile
     from budjoule.energy.model_spec import build_model, parse_inputs
@@ -81,23 +84,35 @@ def _estimates(
     from budjoule.energy.trace import trace
 
     profiles = [load_profile(name) for name in devices]
-    work = trace(build_model(model), parse_inputs(inputs), **how)
-    clock_hz = None if clock_mhz is None else clock_mhz * 1e6
-    return [predict(work, device=each, clock_hz=clock_hz, power_limit_w=power_limit_w) for each in profiles]
+    given = parse_inputs(inputs)
+    with stdout_aside():
+        work = trace(build_model(model), given, **how)
+    return [predict(work, device=each, **at) for each in profiles]
 
 
-def _fitting(estimate: "Estimate", budget_j: float | None) -> dict[str, Any]:
-    """How many steps fit in a budget: as estimated, and surely at the interval's upper end."""
-    if budget_j is None:
-        return {}
-    if budget_j <= 0:
+def _swept(
+    model: str, inputs: str, devices: list[str], axes: list[str], how: dict[str, Any], at: dict[str, float | None]
+) -> "Sweep":
+    from budjoule.energy.device import load_profile
+    from budjoule.energy.model_spec import build_model, parse_inputs
+    from budjoule.energy.sweep import parse_axes, sweep
+    from budjoule.energy.trace import trace
+
+    values = parse_axes(axes)
+    profiles = [load_profile(name) for name in devices]
+    parse_inputs(inputs)  # a typing error is told before the model is built
+    with stdout_aside():
+        built = build_model(model)
+        return sweep(lambda batch: trace(built, parse_inputs(inputs, batch=batch), **how), profiles, values, **at)
+
+
+def _budget_j(text: str | None) -> float | None:
+    from budjoule.energy.units import joules
+
+    budget_j = joules(text) if text is not None else None
+    if budget_j is not None and budget_j <= 0:
         raise UsageError(f"the budget is {budget_j:g} J; give a positive energy such as '50 kJ'")
-    return {
-        "budget_j": budget_j,
-        "steps": int(budget_j // estimate.energy_j),
-        "steps_low": int(budget_j // estimate.energy_high_j),
-        "steps_high": int(budget_j // estimate.energy_low_j),
-    }
+    return budget_j
 
 
 def _rendered(output: Path, estimates: "list[Estimate]", rows: list[dict[str, Any]]) -> str:

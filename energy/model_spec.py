@@ -1,6 +1,7 @@
 """Reads what a user types: MODEL (`hf:GPT2Model?n_layer=2`, `file.py:build`) and the shapes of its inputs (`8x128:int64<50257`)."""
 
 import ast
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from torch import nn
 
 from budjoule.energy.errors import BudjouleError, UsageError
 from budjoule.energy.named import load_callable
+from budjoule.energy.recorder import REAL_NUMEL
 
 DTYPES = {
     "fp32": torch.float32,
@@ -33,6 +35,7 @@ DTYPES = {
 _INPUT = re.compile(
     r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>\w+))?(?:<(?P<bound>\d+))?"
 )
+MOST_ELEMENTS = 10**15  # strides and byte counts of larger tensors overflow 64 bits
 EXAMPLE = "8x3x224x224, or input_ids=8x128:int64<50257,attention_mask=8x128:int64<2"
 
 
@@ -52,10 +55,10 @@ def build_model(spec: str) -> nn.Module:
     try:
         with torch.device("meta"):
             model = build()
-    except Exception:  # code that needs values while it builds: let it have them
+    except (Exception, SystemExit):  # code that needs values while it builds: let it have them
         try:
             model = build()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 f"model {spec!r}: building it failed with {type(error).__name__}: {_line(error)}; it must take no arguments"
             ) from error
@@ -64,7 +67,7 @@ def build_model(spec: str) -> nn.Module:
     return model
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
@@ -126,12 +129,15 @@ def _value(text: str) -> Any:
         return text
 
 
-def parse_inputs(spec: str, *, seed: int = 0) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+def parse_inputs(
+    spec: str, *, batch: int | None = None, seed: int = 0
+) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
     """The inputs that a SPEC describes: floating ones without data, integers random below their bound.
 
     Args:
         spec: Shapes `8x3x224x224`, with a dtype and a bound for integers (`8x128:int64<50257`), separated by commas and
             named where the model takes them by name.
+        batch: Another batch size: it replaces the first size of every input whose first size is that of the first input.
         seed: Of the random integers.
 
     Raises:
@@ -139,17 +145,28 @@ def parse_inputs(spec: str, *, seed: int = 0) -> torch.Tensor | tuple[torch.Tens
 
     >>> parse_inputs("2x3").shape
     torch.Size([2, 3])
+    >>> [tuple(t.shape) for t in parse_inputs("2x3,2,5x5", batch=8)]
+    [(8, 3), (8,), (5, 5)]
     >>> sorted(parse_inputs("ids=2x3:int64<10,mask=2x3:bool"))
     ['ids', 'mask']
     """
     random = torch.Generator().manual_seed(seed)
     names, made = [], []
-    for part in spec.split(","):
-        match = _INPUT.fullmatch(part.strip())
+    first: int | None = None
+    for part in map(str.strip, spec.split(",")):
+        match = _INPUT.fullmatch(part)
         if match is None:
-            raise UsageError(f"cannot read the input {part.strip()!r}; write shapes like {EXAMPLE}")
+            raise UsageError(f"cannot read the input {part!r}; write shapes like {EXAMPLE}")
+        shape = _shape(part, match["shape"])
+        first = shape[0] if first is None and shape else first
+        if batch is not None and shape and shape[0] == first:
+            shape[0] = batch
         names.append(match["name"])
-        made.append(_tensor(part.strip(), match, random))
+        made.append(_tensor(part, shape, match, random))
+    if batch is not None and first is None:
+        raise UsageError(
+            f"the inputs {spec!r} have no batch size to vary: all are scalars; write shapes like {EXAMPLE}"
+        )
     if all(names):
         if len(set(names)) < len(names):
             raise UsageError(f"an input is named twice in {spec!r}; name each once")
@@ -159,8 +176,18 @@ def parse_inputs(spec: str, *, seed: int = 0) -> torch.Tensor | tuple[torch.Tens
     return made[0] if len(made) == 1 else tuple(made)
 
 
-def _tensor(part: str, match: Mapping[str, Any] | re.Match[str], random: torch.Generator) -> torch.Tensor:
-    shape = [] if match["shape"] == "scalar" else [int(size) for size in match["shape"].split("x")]
+def _shape(part: str, text: str) -> list[int]:
+    shape = [] if text == "scalar" else [int(size) for size in text.split("x")]
+    if 0 in shape:
+        raise UsageError(f"the input {part!r} is empty: a size is 0; sizes are at least 1")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise UsageError(f"the input {part!r} has more than {MOST_ELEMENTS:.0e} elements; check its sizes")
+    return shape
+
+
+def _tensor(
+    part: str, shape: list[int], match: Mapping[str, Any] | re.Match[str], random: torch.Generator
+) -> torch.Tensor:
     name = match["dtype"] or ("int64" if match["bound"] else "fp32")
     if name not in DTYPES:
         raise UsageError(f"unknown dtype {name!r} in the input {part!r}; one of {', '.join(DTYPES)}")
@@ -169,9 +196,14 @@ def _tensor(part: str, match: Mapping[str, Any] | re.Match[str], random: torch.G
         if match["bound"]:
             raise UsageError(f"a bound is for integers, and the input {part!r} is {name}; leave it out")
         return torch.empty(shape, dtype=dtype, device="meta")
+    bound = int(match["bound"] or 2)
+    largest = 2 if dtype == torch.bool else torch.iinfo(dtype).max + 1
+    if not 1 <= bound <= largest:
+        raise UsageError(
+            f"the bound of the input {part!r} must be from 1 to {largest}, so that {name} holds every value"
+        )
+    if math.prod(shape) > REAL_NUMEL:  # tracing looks at no values beyond this size
+        return torch.empty(shape, dtype=dtype, device="meta")
     if dtype == torch.bool:
         return torch.ones(shape, dtype=dtype)
-    bound = int(match["bound"] or 2)
-    if bound < 1:
-        raise UsageError(f"the bound of the input {part!r} must be at least 1")
-    return torch.randint(0, bound, shape, generator=random).to(dtype)
+    return torch.randint(0, min(bound, torch.iinfo(torch.int64).max), shape, generator=random).to(dtype)

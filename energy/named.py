@@ -53,7 +53,7 @@ def _load_module(place: str, spec: str, what: str) -> object:
         raise UsageError(
             f"{what} {spec!r}: no module named {error.name!r}; check the name, or give a path ending in .py"
         ) from None
-    except Exception as error:  # a user's module can raise anything
+    except (Exception, SystemExit) as error:  # a user's module can raise anything, and scripts exit
         raise UsageError(f"{what} {spec!r}: importing {place} failed with {type(error).__name__}: {error}") from error
     finally:
         if added:
@@ -72,7 +72,7 @@ def _load_file(place: str, spec: str, what: str) -> object:
     sys.modules[name] = module  # dataclasses and pickling inside the file look their own module up
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:  # a user's file can raise anything
+    except (Exception, SystemExit) as error:  # a user's file can raise anything, and scripts exit
         del sys.modules[name]
         raise UsageError(f"{what} {spec!r}: running {place} failed with {type(error).__name__}: {error}") from error
     return module

@@ -1,0 +1,212 @@
+"""Shows a sweep: a table on a terminal; on a page also time against energy, with the efficient settings joined."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from budjoule.energy.reports.console import table
+from budjoule.energy.reports.facts import Fact
+from budjoule.energy.reports.page import render
+from budjoule.energy.reports.plot import Chart, Series, series
+from budjoule.energy.reports.scales import Scale, scale
+from budjoule.energy.reports.words import clean, percent, plural
+from budjoule.energy.sweep import Point, Sweep
+from budjoule.energy.units import show
+
+SCREEN_ROWS = 40
+PAGE_ROWS = 1000
+COLOURS = 8
+AXIS_WORDS = {"batch": "batch size", "clock-mhz": "clock", "power-limit-w": "power limit"}
+
+
+def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = None) -> None:
+    """Print the settings, the efficient ones alone where there are many, and the best of each device.
+
+    Args:
+        sweep: What to show.
+        console: Where to print.
+        budget_j: An energy that steps are counted in. [J]
+    """
+    points = list(sweep.points)
+    if len(points) > SCREEN_ROWS:
+        points = _thinned([point for point in points if point.efficient], SCREEN_ROWS)
+    columns = _columns(sweep, budget_j)
+    made = table(*columns, "")
+    for point in points:
+        style = "" if point.efficient else "dim"
+        made.add_row(
+            *(Text(clean(cell(point)), style=style) for cell in columns.values()),
+            Text(_mark(sweep, point), style="green"),
+        )
+    console.print(_title(sweep), style="bold")
+    console.print(made)
+    console.print(
+        "* lowered to meet the power limit" if any(p.estimate.power_limited for p in points) else "", style="dim"
+    )
+    if len(points) < len(sweep.points):
+        console.print(f"{len(points)} efficient of {len(sweep.points)} settings shown; --json or -o FILE.html has all")
+    console.print("efficient: no other setting needs less energy without needing more time", style="dim")
+    for device in sweep.devices:
+        for line in best_lines(sweep, device):
+            console.print(line)
+    for note in sweep.notes:
+        console.print(Text.assemble(("note  ", "yellow"), clean(note)))
+
+
+def best_lines(sweep: Sweep, device: str) -> list[str]:
+    """What to choose on a device, in words, each beside the quickest setting."""
+    quickest = min(sweep.of(device), key=lambda p: (p.example_duration_s, p.example_energy_j))
+    lines = []
+    for name, words in (("energy", "least energy"), ("energy_delay", "least energy x time")):
+        point = sweep.best(device)[name]
+        less = percent(1 - point.example_energy_j / quickest.example_energy_j)
+        more = percent(point.example_duration_s / quickest.example_duration_s - 1)
+        beside = (
+            "which is also the quickest"
+            if point is quickest
+            else f"{less} less energy and {more} more time than the quickest"
+        )
+        lines.append(f"{clean(device)}, {words}: {setting(sweep, point)}, {beside}")
+    return lines
+
+
+def setting(sweep: Sweep, point: Point) -> str:
+    """A setting in words: the axes that were varied."""
+    said = {
+        "batch": f"batch {point.batch}",
+        "clock-mhz": f"clock {show(point.estimate.clock_hz, 'Hz')}",
+        "power-limit-w": f"limit {show(point.power_limit_w, 'W')}",
+    }
+    return ", ".join(said[name] for name in sweep.axes)
+
+
+def sweep_page(sweep: Sweep, *, budget_j: float | None = None) -> str:
+    """The sweep as an HTML document."""
+    columns = _columns(sweep, budget_j)
+    shown = _thinned(list(sweep.points), PAGE_ROWS)
+    notes = list(sweep.notes)
+    if len(shown) < len(sweep.points):
+        notes.append(f"the table shows {len(shown)} of {len(sweep.points)} settings")
+    return render(
+        "sweep.html.j2",
+        kind="Energy sweep",
+        title=_title(sweep),
+        lead=" ".join(f"{line}." for device in sweep.devices for line in best_lines(sweep, device)[:1]),
+        chart=chart(sweep),
+        devices=[{"name": device, "facts": _facts(sweep, device)} for device in sweep.devices],
+        columns=[*columns, ""],
+        rows=[[*(cell(point) for cell in columns.values()), _mark(sweep, point)] for point in shown],
+        notes=notes,
+    )
+
+
+def chart(sweep: Sweep) -> Chart:
+    """Time against energy of every setting; a line joins each device's efficient ones."""
+    noun = _noun(sweep)
+    x = scale(f"time of one {noun}", [_time(sweep, p) for p in sweep.points], "s")
+    y = scale(f"energy of one {noun}", [_energy(sweep, p) for p in sweep.points], "J")
+    lines: list[Series] = []
+    for index, device in enumerate(sweep.devices):
+        colour = index % COLOURS
+        others = [p for p in sweep.of(device) if not p.efficient]
+        lines.append(
+            series(device, [_place(sweep, p, x, y) for p in sweep.frontier(device)], x.axis, y.axis, colour=colour)
+        )
+        dots = series("", [_place(sweep, p, x, y) for p in others], x.axis, y.axis, colour=colour).dots
+        lines.append(Series(name="", path="", dots=dots, colour=colour))
+    return Chart(
+        title="Time against energy",
+        description=f"{plural(len(sweep.points), 'setting')}. "
+        + ". ".join(line for d in sweep.devices for line in best_lines(sweep, d))
+        + ".",
+        x=x.axis,
+        y=y.axis,
+        series=tuple(lines),
+        legend=tuple((device, index % COLOURS) for index, device in enumerate(sweep.devices)),
+        note="The line joins the efficient settings: no other needs less energy without needing more time. Point at a dot to see its setting.",
+    )
+
+
+def _place(sweep: Sweep, point: Point, x: Scale, y: Scale) -> tuple[float, float, str]:
+    time_s, energy_j = _time(sweep, point), _energy(sweep, point)
+    said = (
+        f"{point.estimate.device}, {setting(sweep, point)}: {show(energy_j, 'J')}, {show(time_s, 's')} a {_noun(sweep)}"
+    )
+    return x.at(time_s), y.at(energy_j), said
+
+
+def _noun(sweep: Sweep) -> str:
+    """Steps of different batch sizes do different work, so then it is an example that is compared."""
+    return "example" if "batch" in sweep.axes else "step"
+
+
+def _time(sweep: Sweep, point: Point) -> float:
+    return point.example_duration_s if "batch" in sweep.axes else point.estimate.duration_s
+
+
+def _energy(sweep: Sweep, point: Point) -> float:
+    return point.example_energy_j if "batch" in sweep.axes else point.estimate.energy_j
+
+
+def _title(sweep: Sweep) -> str:
+    work = sweep.points[0].estimate.work
+    kind = f"{work.mode} with {work.optimizer}" if work.optimizer else work.mode
+    where = f" on {sweep.devices[0]}" if len(sweep.devices) == 1 else ""
+    axes = " and ".join(AXIS_WORDS[name] for name in sweep.axes)
+    return clean(f"{work.model}{where}  {kind}, {work.precision}, one {_noun(sweep)}, by {axes}")
+
+
+def _columns(sweep: Sweep, budget_j: float | None) -> Mapping[str, Callable[[Point], str]]:
+    made: dict[str, Callable[[Point], str]] = {}
+    if len(sweep.devices) > 1:
+        made["device"] = lambda p: p.estimate.device
+    if "batch" in sweep.axes:
+        made["batch"] = lambda p: str(p.batch)
+    if "power-limit-w" in sweep.axes:
+        made["limit"] = lambda p: show(p.power_limit_w, "W")
+    if set(sweep.axes) - {"batch"}:
+        made["clock"] = lambda p: show(p.estimate.clock_hz, "Hz") + ("*" if p.estimate.power_limited else "")
+    made["energy"] = lambda p: show(_energy(sweep, p), "J")
+    made["90 % interval"] = lambda p: _interval(p, p.batch if "batch" in sweep.axes else 1)
+    made["time"] = lambda p: show(_time(sweep, p), "s")
+    made["power"] = lambda p: show(p.estimate.power_w, "W")
+    if budget_j is not None:
+        made[f"steps in {show(budget_j, 'J')}"] = lambda p: f"{int(budget_j // p.estimate.energy_j):,}"
+    return made
+
+
+def _interval(point: Point, share: int) -> str:
+    low, high = point.estimate.energy_low_j / share, point.estimate.energy_high_j / share
+    return f"{show(low, 'J')} to {show(high, 'J')}"
+
+
+def _mark(sweep: Sweep, point: Point) -> str:
+    best = sweep.best(point.estimate.device)
+    marks = [
+        word
+        for name, word in (("energy", "least energy"), ("energy_delay", "least energy x time"))
+        if best[name] is point
+    ]
+    return ", ".join(marks) or ("efficient" if point.efficient else "")
+
+
+def _facts(sweep: Sweep, device: str) -> list[Fact]:
+    best = sweep.best(device)
+    quickest = min(sweep.of(device), key=lambda p: (p.example_duration_s, p.example_energy_j))
+    rows = (("least energy", best["energy"]), ("least energy x time", best["energy_delay"]), ("least time", quickest))
+    return [
+        Fact(
+            label=label,
+            value=f"{show(_energy(sweep, p), 'J')}, {show(_time(sweep, p), 's')}",
+            detail=f"a {_noun(sweep)} at {setting(sweep, p)}",
+        )
+        for label, p in rows
+    ]
+
+
+def _thinned(points: Sequence[Any], most: int) -> list[Any]:
+    if len(points) <= most:
+        return list(points)
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]

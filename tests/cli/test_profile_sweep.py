@@ -1,0 +1,105 @@
+"""`budjoule profile --sweep`: one document, a page that stands alone, and other people's prints kept out of stdout."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from budjoule.cli.main import main
+
+BASE = ("profile", "net.py:build", "--input", "4x12", "--device", "cpu-generic,raspberry-pi-5")
+SWEEP = ("--sweep", "batch=1,2,4..32", "--sweep", "clock-mhz=1500..2400:300")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    (tmp_path / "net.py").write_text(
+        "import os, sys, torch\n"
+        "print('chatter')\n"
+        "def build():\n"
+        "    os.write(1, b'chatter from below\\n')\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))\n"
+        "def leaves(): sys.exit('no model here')\n"
+    )
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["budjoule", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_sweep_is_one_document_with_every_setting(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *BASE, *SWEEP, "--budget", "1 kJ", "--json") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert len(document["points"]) == 2 * 6 * 4
+    for point in document["points"]:
+        assert point["steps_low"] <= point["steps"] == int(1000 // point["energy_j"]) <= point["steps_high"]
+    assert set(document["best"]) == {"cpu-generic", "raspberry-pi-5"}
+
+
+def test_screen_shows_the_settings_and_what_to_choose(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *BASE, *SWEEP) == 0
+    out, err = capfd.readouterr()
+    assert "least energy" in out
+    assert "efficient of 48 settings" in out
+    assert "chatter" not in out
+    assert "chatter from below" in err
+
+
+def test_page_stands_alone_and_has_a_dot_a_setting(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *BASE, *SWEEP, "-o", "sweep.html") == 0
+    page = (place / "sweep.html").read_text()
+    assert page.count("<circle") == 48 + 2  # and the legend's
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page)
+    assert "<script" not in page
+    for drawing in re.findall(r"<svg role=.*?</svg>\s*</div>", page, flags=re.DOTALL):
+        ET.fromstring(drawing.removesuffix("</div>").strip())
+    assert run(monkeypatch, *BASE, *SWEEP, "-o", "sweep.html") == 1
+    assert (place / "sweep.html").read_text() == page
+
+
+def test_what_a_model_prints_stays_out_of_the_document(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *BASE, "--json") == 0
+    out, err = capfd.readouterr()
+    assert [row["device"] for row in json.loads(out)] == ["cpu-generic", "raspberry-pi-5"]
+    assert "chatter" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("net.py:build", "--input", "4x12", "--sweep", "size=3"), "batch"),
+        (("net.py:build", "--input", "scalar", "--sweep", "batch=1,2"), "scalars"),
+        (("net.py:build", "--input", "4x12", "--sweep", "clock-mhz=99999"), "no setting"),
+        (("net.py:build", "--input", "4x12", "--sweep", "batch=1,2", "-o", "x.trace.json"), ".html"),
+        (("net.py:leaves", "--input", "4x12"), "no model here"),
+        (("net.py:build", "--input", "0x12"), "empty"),
+        (("net.py:build", "--input", "99999999999999999999x12"), "elements"),
+        (("net.py:build", "--input", "4:int8<9999"), "int8"),
+        (("net.py:build", "--input", "4:int64<99999999999999999999"), "bound"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "profile", *arguments) == 2
+    out, err = capfd.readouterr()
+    assert text in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("budjoule: ")]) == 1
+    assert not out
