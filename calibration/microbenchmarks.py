@@ -74,6 +74,7 @@ SUITE = (
     Microbenchmark(name="softmax and norm", pins="reductions", build=lambda: (nn.Sequential(nn.LayerNorm(512), nn.Softmax(-1)), torch.randn(1024, 512))),
     Microbenchmark(name="convolution", pins="convolutions", build=lambda: (nn.Conv2d(64, 64, 3, padding=1), torch.randn(8, 64, 32, 32))),
     Microbenchmark(name="depthwise convolution", pins="depthwise convolutions", build=lambda: (nn.Conv2d(128, 128, 3, padding=1, groups=128), torch.randn(8, 128, 32, 32))),
+    Microbenchmark(name="convolution and its gradients", pins="convolutions backward", training=True, build=lambda: (nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)), torch.randn(16, 16, 16, 16))),
     Microbenchmark(name="small training step", pins="the whole", training=True, build=lambda: (nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)), torch.randn(64, 256))),
     Microbenchmark(name="training step of a conv net", pins="held out", training=True, held_out=True, build=_conv_net),
     Microbenchmark(name="training step of a transformer", pins="held out", training=True, held_out=True, build=_transformer),

@@ -30,12 +30,15 @@ class ThisMachine:
     assumed: tuple[str, ...]
 
 
-def this_machine(*, threads: int, dram_bytes_per_s: float, cpuinfo: Path = Path("/proc/cpuinfo")) -> ThisMachine:
+def this_machine(
+    *, threads: int, dram_bytes_per_s: float, idle_w: float | None = None, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> ThisMachine:
     """Describe the processor.
 
     Args:
         threads: Cores that PyTorch uses.
         dram_bytes_per_s: Bandwidth that a large copy reached. [B/s]
+        idle_w: Power at rest, where a counter told it. [W]
         cpuinfo: Where the processor's flags are listed.
     """
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
@@ -54,7 +57,9 @@ def this_machine(*, threads: int, dram_bytes_per_s: float, cpuinfo: Path = Path(
     if limit_w is None:
         limit_w = ASSUMED_W_PER_CORE * threads
         assumed.append(f"power limit {ASSUMED_W_PER_CORE:g} W a core")
-    assumed.append(f"idle power {100 * ASSUMED_IDLE_FRAC:.0f} % of the limit")
+    if idle_w is None:
+        idle_w = ASSUMED_IDLE_FRAC * limit_w
+        assumed.append(f"idle power {100 * ASSUMED_IDLE_FRAC:.0f} % of the limit")
     half = 2 if "avx512_bf16" in flags or "amx_bf16" in flags else 1
     spec = DeviceSpec(
         kind="cpu",
@@ -72,7 +77,7 @@ def this_machine(*, threads: int, dram_bytes_per_s: float, cpuinfo: Path = Path(
         cache_bytes=cache_bytes,
         memory_bytes=float(psutil.virtual_memory().total),
         power_limit_w=limit_w,
-        idle_w=ASSUMED_IDLE_FRAC * limit_w,
+        idle_w=idle_w,
     )
     title = _field(text, "model name", "Model") or platform.processor() or platform.machine()
     return ThisMachine(title=title, spec=spec, assumed=tuple(assumed))

@@ -57,7 +57,7 @@ def _calibrated(device: str, quick: bool) -> "Calibration":
     from budjoule.calibration.microbenchmarks import SUITE
 
     with Progress(console=note_console(), transient=True) as progress:
-        bar = progress.add_task("", total=len(SUITE))
+        bar = progress.add_task("", total=len(SUITE) + 1)  # and the idle machine
         return run(prior=device, quick=quick, progress=lambda name: progress.update(bar, advance=1, description=name))
 
 
@@ -67,7 +67,13 @@ def _document(made: "Calibration", path: Path) -> dict[str, Any]:
         "profile": str(path),
         "status": made.profile.status,
         "readings": [
-            {"name": name, "duration_s": r.duration_s, "energy_j": r.energy_j, "spread_frac": r.spread_frac}
+            {
+                "name": name,
+                "duration_s": r.duration_s,
+                "energy_j": r.energy_j,
+                "spread_frac": r.spread_frac,
+                "others_cores": r.others_cores,
+            }
             for name, r in made.readings.items()
         ],
         "validation": made.validation,

@@ -1,5 +1,6 @@
 """Laws of calibrating: a simulated machine gives its coefficients back, the new profile covers the steps it has not seen."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ import pytest
 import torch
 
 import budjoule as bj
-from budjoule.calibration.calibrate import Calibration, Reading, calibrate, read_step
+from budjoule.calibration.calibrate import Calibration, Reading, calibrate, idle_w, read_step
 from budjoule.calibration.fit import prior_for
 from budjoule.calibration.microbenchmarks import SUITE, Microbenchmark, prepared
 from budjoule.calibration.this_machine import ThisMachine, this_machine
 from budjoule.cli.main import main
 from budjoule.energy.coefficients import INDEX, NAMES
 from budjoule.energy.device import DeviceProfile
+from budjoule.energy.meters.meter import Domain
 
 MOVED = {
     "eff_fp32": 0.2,
@@ -37,7 +39,9 @@ def truth() -> DeviceProfile:
     return replace(prior, log_mean=mean)
 
 
-def simulated(truth: DeviceProfile, energy: bool) -> Calibration:
+def simulated(
+    truth: DeviceProfile, energy: bool, *, others_cores: float = 0.0, held_out_factor: float = 1.0
+) -> Calibration:
     random = np.random.default_rng(0)
 
     def read(benchmark: Microbenchmark, limit_s: float) -> Reading:
@@ -51,8 +55,12 @@ def simulated(truth: DeviceProfile, energy: bool) -> Calibration:
         )
         e = bj.predict(work, device=truth)
         noise = np.exp(0.01 * random.standard_normal(2))
+        factor = held_out_factor if benchmark.held_out else 1.0
         return Reading(
-            duration_s=e.duration_s * noise[0], energy_j=e.energy_j * noise[1] if energy else None, spread_frac=0.0
+            duration_s=e.duration_s * noise[0] * factor,
+            energy_j=e.energy_j * noise[1] if energy else None,
+            spread_frac=0.0,
+            others_cores=others_cores,
         )
 
     return calibrate(read=read, machine=ThisMachine(title="simulated", spec=truth.spec, assumed=()))
@@ -195,3 +203,87 @@ class TestVerb:
 
 def test_threads_are_those_of_pytorch() -> None:
     assert this_machine(threads=torch.get_num_threads(), dram_bytes_per_s=1e10).spec.units == torch.get_num_threads()
+
+
+class OtherLoad:
+    """A machine where other processes keep some cores busy, on a clock of its own."""
+
+    def __init__(self, now: list[float], cores: float) -> None:
+        self.now, self.cores = now, cores
+
+    def busy_s(self) -> tuple[float, float]:
+        return (1.0 + self.cores) * self.now[0], 4 * self.now[0]
+
+    def own_s(self) -> float:
+        return self.now[0]
+
+
+@pytest.mark.parametrize("cores", [0.0, 1.0])
+def test_steady_load_of_others_is_told_though_nothing_drifts(cores: float, truth: DeviceProfile) -> None:
+    now = [0.0]
+
+    def step() -> None:
+        now[0] += 0.01
+
+    reading = read_step(step, limit_s=1.0, clock=lambda: now[0], processor=OtherLoad(now, cores))  # type: ignore[arg-type]
+    assert reading.others_cores == pytest.approx(cores)
+    assert reading.spread_frac < 0.25
+    made = simulated(truth, energy=False, others_cores=reading.others_cores)
+    assert any("other processes" in note for note in made.notes) == (cores > 0)
+
+
+class Counter:
+    """A counter that a simulated machine drives."""
+
+    name, source, method, notes = "simulated", "measured", "simulated counter", ()
+    domains = (Domain(name="package-0", limit_w=1e12),)
+
+    def __init__(self) -> None:
+        self.energy_j = 0.0
+
+    def read(self) -> list[float]:
+        return [self.energy_j]
+
+    def close(self) -> None:
+        pass
+
+
+def test_energy_of_a_step_is_the_counters_over_its_repeats() -> None:
+    counter, now = Counter(), [0.0]
+
+    def step() -> None:
+        now[0] += 0.01
+        counter.energy_j += 0.25
+
+    reading = read_step(step, limit_s=1.0, clock=lambda: now[0], meter=counter)
+    assert reading.energy_j == pytest.approx(0.25)
+    assert reading.duration_s == pytest.approx(0.01)
+    assert reading.meter == "simulated counter"
+
+
+def test_idle_power_is_the_counters_and_nothing_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = Counter()
+
+    def rest(duration_s: float) -> None:
+        counter.energy_j += 1.0
+
+    power_w = idle_w(limit_s=1.0, meter=counter, sleep=rest)
+    assert power_w is not None
+    assert power_w > 0
+    machine = this_machine(threads=2, dram_bytes_per_s=1e10, idle_w=power_w)
+    assert machine.spec.idle_w == power_w
+    assert not any("idle" in text for text in machine.assumed)
+    monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert idle_w(limit_s=1.0, sleep=rest) is None
+
+
+def test_profile_that_misses_the_held_out_steps_says_so(truth: DeviceProfile) -> None:
+    assert not any("held-out" in note for note in simulated(truth, energy=False).notes)
+    made = simulated(truth, energy=False, held_out_factor=5.0)
+    assert any("held-out training steps are wrong by -7" in note or "by -8" in note for note in made.notes)
+
+
+def test_prior_of_another_kind_is_refused() -> None:
+    with pytest.raises(bj.BudjouleError, match="cpu-generic"):
+        calibrate(prior="jetson-orin-nano")
