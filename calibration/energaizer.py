@@ -162,7 +162,7 @@ def errors(observations: Iterable[Observation], profile: DeviceProfile) -> np.nd
     rows = []
     for o in observations:
         assert o.energy_j is not None
-        e = predict(o.workload, device=profile, clock_hz=o.clock_hz)
+        e = predict(o.workload, device=profile, clock_hz=o.clock_hz, power_limit_w=o.power_limit_w)
         power_w = o.energy_j / o.duration_s
         rows.append(
             (

@@ -288,7 +288,7 @@ def _cost(o: Observation, profile: DeviceProfile, settings: np.ndarray) -> Cost:
         # the clock was read while the run was under any limit; and a time alone says nothing of power
         return cost(f, profile, settings, clock)
     limit = np.full(len(settings), o.power_limit_w or profile.spec.power_limit_w)
-    return under_power_limit(f, profile, settings, clock, limit)[1]
+    return under_power_limit(f, profile, settings, clock, limit, locked=o.clock_hz is not None)[1]
 
 
 def _scaled(simulated: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

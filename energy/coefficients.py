@@ -10,6 +10,7 @@ from typing import Literal
 ASSUMED = "assumed: engineering estimate"
 HOROWITZ = "scaled from Horowitz, Computing's energy problem, ISSCC 2014, doi:10.1109/ISSCC.2014.6757323"
 ZEROS = "data-dependent GPU power, up to about 40 % of it: Gregersen, Patel, Choukse, arXiv 2409.18324"
+WINOGRAD = "Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, arXiv 1509.09308"
 EAGER = "assumed: PyTorch eager overheads on server CPUs, a few microseconds an operator"
 
 
@@ -41,6 +42,27 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
     Coefficient("eff_conv", "1", "the same for convolutions, as implicit products", 0.5, 0.5, 0.3, 0.2, _T),
     Coefficient(
         "eff_depthwise", "1", "share of the vector peak that a depthwise convolution reaches", 0.15, 0.15, 0.4, 0.3, _T
+    ),
+    Coefficient(
+        "eff_conv_fp32",
+        "1",
+        "the same for fp32 convolutions; Winograd's saves products",
+        0.8,
+        0.5,
+        0.3,
+        0.2,
+        _T,
+        WINOGRAD,
+    ),
+    Coefficient(
+        "eff_depthwise_grad",
+        "1",
+        "the same for its gradients, whose reductions fill few lanes",
+        0.02,
+        0.05,
+        0.7,
+        0.4,
+        _T,
     ),
     Coefficient(
         "k_start", "1", "inner dimension at which starting up costs as much as the product", 250.0, 30.0, 0.2, 0.2, _T

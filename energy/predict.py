@@ -35,7 +35,7 @@ def predict(
     Args:
         work: What `trace` returned.
         device: A profile's name, the path of a profile, or a `DeviceProfile`.
-        clock_hz: Clock of the units; the default is the top clock. [Hz]
+        clock_hz: Locked clock of the units; the default leaves it to the governor, up to the top clock. [Hz]
         power_limit_w: Power limit, instead of the board's own: the clock is lowered until the mean power fits. [W]
 
     Raises:
@@ -59,7 +59,12 @@ def predict(
     f = features(work, spec)
     settings = np.vstack([profile.log_mean, profile.log_mean + profile.factor.T])
     clocks, cost = under_power_limit(
-        f, profile, settings, np.full(len(settings), wanted_hz), np.full(len(settings), limit_w)
+        f,
+        profile,
+        settings,
+        np.full(len(settings), wanted_hz),
+        np.full(len(settings), limit_w),
+        locked=clock_hz is not None,
     )
     row_energy_j = cost.op_energy_j[0, f.row_of] * f.row_calls
     row_energy_j *= cost.energy_j[0] / row_energy_j.sum()

@@ -13,6 +13,7 @@ KINDS = (
     "batched_matmul",
     "conv",
     "depthwise",
+    "depthwise_grad",
     "attention",
     "elementwise",
     "reduction",

@@ -63,7 +63,7 @@ def convolution_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) 
     copies = 0 if kind == "depthwise" else _layout_copies(*[t for t in (grad, x, out[0]) if t is not None])
     # the data gradient reads grad and weight, the weight gradient grad and x: grad is read once for each
     return Counted(
-        kind=kind,
+        kind="depthwise_grad" if kind == "depthwise" else kind,
         flop=halves * flop,
         product=shape,
         elements=2 * grad.numel() if wanted[2] else 0,
