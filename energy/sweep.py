@@ -214,11 +214,7 @@ def sweep(
     notes: dict[str, None] = {}
     for profile in devices:
         usable = _within(profile, clocks, limits, notes)
-        tried = [
-            _point(work, batch, profile, *setting)
-            for work, batch in zip(works, batches, strict=True)
-            for setting in usable
-        ]
+        tried = [_point(work, profile, *setting) for work in works for setting in usable]
         held = [point for point in tried if _held(point, profile)]
         if len(held) < len(tried):
             notes[
@@ -249,13 +245,9 @@ def _within(
     return [(c, w) for c in usable_hz for w in usable_w]
 
 
-def _point(
-    work: Workload, batch: int | None, profile: DeviceProfile, clock_hz: float | None, limit_w: float | None
-) -> Point:
+def _point(work: Workload, profile: DeviceProfile, clock_hz: float | None, limit_w: float | None) -> Point:
     estimate = predict(work, device=profile, clock_hz=clock_hz, power_limit_w=limit_w)
-    return Point(
-        batch=batch or max(1, work.examples), wanted_clock_hz=clock_hz, power_limit_w=limit_w, estimate=estimate
-    )
+    return Point(batch=max(1, work.examples), wanted_clock_hz=clock_hz, power_limit_w=limit_w, estimate=estimate)
 
 
 def _held(point: Point, profile: DeviceProfile) -> bool:

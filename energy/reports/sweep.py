@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from budjoule.energy.reports.console import table
 from budjoule.energy.reports.facts import Fact
 from budjoule.energy.reports.page import render
 from budjoule.energy.reports.plot import Chart, Series, series
@@ -29,30 +29,46 @@ def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = Non
         console: Where to print.
         budget_j: An energy that steps are counted in. [J]
     """
-    points = list(sweep.points)
-    if len(points) > SCREEN_ROWS:
-        points = _thinned([point for point in points if point.efficient], SCREEN_ROWS)
-    columns = _columns(sweep, budget_j)
-    made = table(*columns, "")
-    for point in points:
-        style = "" if point.efficient else "dim"
-        made.add_row(
-            *(Text(clean(cell(point)), style=style) for cell in columns.values()),
-            Text(_mark(sweep, point), style="green"),
-        )
+    columns = _columns(sweep, budget_j, brief=True)
     console.print(_title(sweep), style="bold")
-    console.print(made)
-    console.print(
-        "* lowered to meet the power limit" if any(p.estimate.power_limited for p in points) else "", style="dim"
-    )
-    if len(points) < len(sweep.points):
-        console.print(f"{len(points)} efficient of {len(sweep.points)} settings shown; --json or -o FILE.html has all")
-    console.print("efficient: no other setting needs less energy without needing more time", style="dim")
+    shown: list[Point] = []
+    for device in sweep.devices:
+        points = sweep.of(device)
+        if len(sweep.points) > SCREEN_ROWS:
+            points = _thinned([point for point in points if point.efficient], max(5, SCREEN_ROWS // len(sweep.devices)))
+        if len(sweep.devices) > 1:
+            console.print()
+            console.print(Text.assemble((clean(device), "bold"), (f" {clean(points[0].estimate.status)}", "dim")))
+        made = Table(box=None, pad_edge=False, header_style="dim")
+        for name in columns:
+            made.add_column(name, justify="right", no_wrap=True)
+        made.add_column("", no_wrap=True)
+        for point in points:
+            style = "" if point.efficient else "dim"
+            cells = [Text(clean(cell(point)), style=style) for cell in columns.values()]
+            made.add_row(*cells, Text(_mark(sweep, point, brief=True), style="green"))
+        console.print(made)
+        shown += points
+    _print_legend(sweep, shown, console, budget_j)
     for device in sweep.devices:
         for line in best_lines(sweep, device):
             console.print(line)
     for note in sweep.notes:
         console.print(Text.assemble(("note  ", "yellow"), clean(note)))
+
+
+def _print_legend(sweep: Sweep, points: Sequence[Point], console: Console, budget_j: float | None) -> None:
+    if any(point.estimate.power_limited for point in points):
+        console.print("* lowered to meet the power limit", style="dim")
+    if budget_j is not None:
+        console.print(f"steps: as many as fit in {show(budget_j, 'J')}; --json has the interval", style="dim")
+    console.print("efficient: no other setting needs less energy without needing more time", style="dim")
+    console.print("least J: least energy; least J·s: least energy x time", style="dim")
+    if len(points) < len(sweep.points):
+        console.print(
+            f"{len(points)} of {len(sweep.points)} settings shown, all efficient; -o FILE.html has the others"
+        )
+    console.print()
 
 
 def best_lines(sweep: Sweep, device: str) -> list[str]:
@@ -158,9 +174,9 @@ def _title(sweep: Sweep) -> str:
     return clean(f"{work.model}{where}  {kind}, {work.precision}, one {_noun(sweep)}, by {axes}")
 
 
-def _columns(sweep: Sweep, budget_j: float | None) -> Mapping[str, Callable[[Point], str]]:
+def _columns(sweep: Sweep, budget_j: float | None, *, brief: bool = False) -> Mapping[str, Callable[[Point], str]]:
     made: dict[str, Callable[[Point], str]] = {}
-    if len(sweep.devices) > 1:
+    if not brief:
         made["device"] = lambda p: p.estimate.device
     if "batch" in sweep.axes:
         made["batch"] = lambda p: str(p.batch)
@@ -169,11 +185,16 @@ def _columns(sweep: Sweep, budget_j: float | None) -> Mapping[str, Callable[[Poi
     if set(sweep.axes) - {"batch"}:
         made["clock"] = lambda p: show(p.estimate.clock_hz, "Hz") + ("*" if p.estimate.power_limited else "")
     made["energy"] = lambda p: show(_energy(sweep, p), "J")
-    made["90 % interval"] = lambda p: _interval(p, p.batch if "batch" in sweep.axes else 1)
+    if brief:  # the interval is symmetric in logarithms, so one factor says it
+        made["90 %"] = lambda p: f"×÷ {p.estimate.energy_high_j / p.estimate.energy_j:.2f}"
+    else:
+        made["90 % interval"] = lambda p: _interval(p, p.batch if "batch" in sweep.axes else 1)
     made["time"] = lambda p: show(_time(sweep, p), "s")
     made["power"] = lambda p: show(p.estimate.power_w, "W")
     if budget_j is not None:
-        made[f"steps in {show(budget_j, 'J')}"] = lambda p: f"{int(budget_j // p.estimate.energy_j):,}"
+        made["steps" if brief else f"steps in {show(budget_j, 'J')}"] = lambda p: (
+            f"{int(budget_j // p.estimate.energy_j):,}"
+        )
     return made
 
 
@@ -182,13 +203,12 @@ def _interval(point: Point, share: int) -> str:
     return f"{show(low, 'J')} to {show(high, 'J')}"
 
 
-def _mark(sweep: Sweep, point: Point) -> str:
+def _mark(sweep: Sweep, point: Point, *, brief: bool = False) -> str:
+    words = {"energy": "least energy", "energy_delay": "least energy x time"}
+    if brief:
+        words = {"energy": "least J", "energy_delay": "least J·s"}
     best = sweep.best(point.estimate.device)
-    marks = [
-        word
-        for name, word in (("energy", "least energy"), ("energy_delay", "least energy x time"))
-        if best[name] is point
-    ]
+    marks = [word for name, word in words.items() if best[name] is point]
     return ", ".join(marks) or ("efficient" if point.efficient else "")
 
 

@@ -270,6 +270,7 @@ def test_idle_power_is_the_counters_and_nothing_without_one(tmp_path: Path, monk
     power_w = idle_w(limit_s=1.0, meter=counter, sleep=rest)
     assert power_w is not None
     assert power_w > 0
+    assert idle_w(limit_s=1.0, meter=counter, sleep=lambda duration_s: None) is None  # a counter that stood still
     machine = this_machine(threads=2, dram_bytes_per_s=1e10, idle_w=power_w)
     assert machine.spec.idle_w == power_w
     assert not any("idle" in text for text in machine.assumed)
