@@ -39,7 +39,7 @@ def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = Non
         if len(sweep.devices) > 1:
             console.print()
             console.print(Text.assemble((clean(device), "bold"), (f" {clean(points[0].estimate.status)}", "dim")))
-        made = Table(box=None, pad_edge=False, header_style="dim")
+        made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
         for name in columns:
             made.add_column(name, justify="right", no_wrap=True)
         made.add_column("", no_wrap=True)
@@ -190,7 +190,8 @@ def _columns(sweep: Sweep, budget_j: float | None, *, brief: bool = False) -> Ma
     else:
         made["90 % interval"] = lambda p: _interval(p, p.batch if "batch" in sweep.axes else 1)
     made["time"] = lambda p: show(_time(sweep, p), "s")
-    made["power"] = lambda p: show(p.estimate.power_w, "W")
+    if not (brief and "power-limit-w" in sweep.axes):  # where the limit binds it is the power
+        made["power"] = lambda p: show(p.estimate.power_w, "W")
     if budget_j is not None:
         made["steps" if brief else f"steps in {show(budget_j, 'J')}"] = lambda p: (
             f"{int(budget_j // p.estimate.energy_j):,}"
@@ -204,12 +205,12 @@ def _interval(point: Point, share: int) -> str:
 
 
 def _mark(sweep: Sweep, point: Point, *, brief: bool = False) -> str:
-    words = {"energy": "least energy", "energy_delay": "least energy x time"}
-    if brief:
-        words = {"energy": "least J", "energy_delay": "least J·s"}
     best = sweep.best(point.estimate.device)
-    marks = [word for name, word in words.items() if best[name] is point]
-    return ", ".join(marks) or ("efficient" if point.efficient else "")
+    least = [name for name in ("energy", "energy_delay") if best[name] is point]
+    if not least:
+        return "efficient" if point.efficient else ""
+    words = {"energy": "J", "energy_delay": "J·s"} if brief else {"energy": "energy", "energy_delay": "energy x time"}
+    return f"least {', '.join(words[name] for name in least)}"
 
 
 def _facts(sweep: Sweep, device: str) -> list[Fact]:
