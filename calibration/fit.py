@@ -5,6 +5,7 @@
 """
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ SCALE_ENERGY = 0.07
 SCALE_POWER = 0.1
 STEP = 1e-4  # of a logarithm, for the Jacobian
 RESIDUAL_RUNS = 8.0  # runs that the prior's residual counts for, against those observed
+GROUP_RUNS = 16.0  # runs that one group counts for at most, such as a model over many batch sizes and power limits
 PRIOR_RESIDUAL = 0.1  # the model's own error before any run has shown it (assumed)
 FORECAST_RESIDUAL = (
     0.25  # beside that, on a device without any run: A10 from A100 and back were 20 and 44 % off in energy
@@ -236,11 +238,12 @@ def _maximum(
     groups: "list[Group]", mean: np.ndarray, root: np.ndarray, point: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
     seen = [_seen(observations) for observations, _ in groups]
+    weights = [_weights(observations) for observations, _ in groups]
     count = len(NAMES)
 
     def residuals(x: np.ndarray) -> np.ndarray:
         parts = [
-            _soft(_scaled(simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0]
+            _soft(_scaled(simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0] * weights[i]
             for i, (o, profile) in enumerate(groups)
         ]
         return np.concatenate([*parts, solve_triangular(root, x - mean, lower=True)])
@@ -249,7 +252,7 @@ def _maximum(
         blocks = []
         for i, (o, profile) in enumerate(groups):
             here = x[i * count : (i + 1) * count]
-            data = _soft(_scaled(simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i]))
+            data = _soft(_scaled(simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i])) * weights[i]
             block = np.zeros((data.shape[1], x.size))
             block[:, i * count : (i + 1) * count] = ((data[1:] - data[0]) / STEP).T
             blocks.append(block)
@@ -298,6 +301,15 @@ def _scaled(simulated: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np
     return np.hstack(
         [time / SCALE_TIME, energy[:, has_energy] / SCALE_ENERGY, (energy - time)[:, has_energy] / SCALE_POWER]
     )
+
+
+def _weights(observations: Sequence[Observation]) -> np.ndarray:
+    """Root of each residual's weight: runs of one group share errors, so that a group counts for `GROUP_RUNS` runs at most."""
+    sizes = Counter(o.group for o in observations)
+    root = np.array([min(1.0, GROUP_RUNS / sizes[o.group]) if o.group else 1.0 for o in observations]) ** 0.5
+    has_energy = np.array([o.energy_j is not None for o in observations])
+    result: np.ndarray = np.concatenate([root, root[has_energy], root[has_energy]])
+    return result
 
 
 def _soft(z: np.ndarray) -> np.ndarray:
