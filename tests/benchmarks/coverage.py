@@ -90,7 +90,12 @@ def _traced(model: Any, inputs: dict[str, Any], mode: str) -> dict[str, Any]:
     for op, energy_j in zip(work.ops, estimate.row_energy_j, strict=True):
         if not op.ruled:
             unruled[op.name] += float(energy_j) / estimate.energy_j
-    return {"ops": len(work.ops), "flop": work.flop, "unruled_frac": estimate.unruled_energy_frac, "unruled": dict(unruled)}
+    return {
+        "ops": len(work.ops),
+        "flop": work.flop,
+        "unruled_frac": estimate.unruled_energy_frac,
+        "unruled": dict(unruled),
+    }
 
 
 def child(names: list[str], output: Path) -> None:
@@ -151,7 +156,12 @@ def report(rows: list[dict[str, Any]]) -> None:
         print(f"crashed  {r['name']}: {r['crashed']}")
     for r, mode in failed:
         print(f"failed   {r['name']} ({mode}): " + " || ".join(r[mode]["failed"]))
-    worst = [(r[mode]["unruled_frac"], r["name"], mode, r[mode]["unruled"]) for r in rows for mode in ("inference", "training") if "flop" in r.get(mode, {})]
+    worst = [
+        (r[mode]["unruled_frac"], r["name"], mode, r[mode]["unruled"])
+        for r in rows
+        for mode in ("inference", "training")
+        if "flop" in r.get(mode, {})
+    ]
     below = sorted((w for w in worst if w[0] > 0.01), reverse=True)
     for fraction, name, mode, ops in below:
         print(f"unruled  {name} ({mode}): {100 * fraction:.2f} % on {', '.join(ops)}")

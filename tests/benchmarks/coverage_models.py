@@ -83,7 +83,11 @@ def inputs_for(model: Any, config: Any) -> Iterator[dict[str, Any]]:
     ones = torch.ones(BATCH, TOKENS, dtype=torch.int64)
     images = torch.randn(BATCH, channels, height, width)
     decoder = {"decoder_input_ids": _ids(config, 8)} if "decoder_input_ids" in parameters else {}
-    text = {"input_ids": _ids(config, TOKENS), "attention_mask": ones, "bbox": torch.zeros(BATCH, TOKENS, 4, dtype=torch.int64)}
+    text = {
+        "input_ids": _ids(config, TOKENS),
+        "attention_mask": ones,
+        "bbox": torch.zeros(BATCH, TOKENS, 4, dtype=torch.int64),
+    }
     text = {name: value for name, value in text.items() if name in parameters}
     required = [
         name
@@ -92,7 +96,11 @@ def inputs_for(model: Any, config: Any) -> Iterator[dict[str, Any]]:
     ]
     audio = torch.randn(1, 16000)
     by_name: dict[str, list[Any]] = {
-        "pixel_values": [images, torch.randn(BATCH, frames, channels, height, width), torch.randn(BATCH, channels, 224, 224)],
+        "pixel_values": [
+            images,
+            torch.randn(BATCH, frames, channels, height, width),
+            torch.randn(BATCH, channels, 224, 224),
+        ],
         "pixel_values_videos": [torch.randn(BATCH, frames, channels, height, width)],
         "input_values": [audio, torch.randn(1, 1, 24000), torch.randn(1, 1024, 128)],
         "input_features": [torch.randn(1, mels, 3000), torch.randn(1, 100, mels), torch.randn(1, mels, 1000)],
