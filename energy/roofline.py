@@ -281,7 +281,7 @@ def under_power_limit(
 
     Args:
         limit_w: Board power limit of each setting. `(setting,)` [W]
-        locked: The clock was set, and not left to the governor: it falls only where the mean power passes the limit.
+        locked: The clock was set and not left to a GPU's governor: it falls only where the mean power passes the limit.
 
     Returns:
         Clock of each setting, at least the spec's lowest, `(setting,)` [Hz]; and the cost at that clock.
@@ -289,7 +289,7 @@ def under_power_limit(
     at_top = cost(f, profile, log_coef, clock_hz)
     top_w = at_top.energy_j / at_top.duration_s
     soft_w = (top_w**-LIMIT_SHARPNESS + limit_w**-LIMIT_SHARPNESS) ** (-1 / LIMIT_SHARPNESS)
-    target_w = np.minimum(top_w, limit_w) if locked else soft_w
+    target_w = np.minimum(top_w, limit_w) if locked or profile.spec.kind == "cpu" else soft_w
     over = target_w < 0.998 * top_w
     if not over.any():
         return clock_hz, at_top
