@@ -4,6 +4,7 @@ Everything is vectorised over settings (rows: coefficients and clocks) and ops (
 over clocks and a fit over many runs are each one pass.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -287,19 +288,46 @@ def under_power_limit(
         Clock of each setting, at least the spec's lowest, `(setting,)` [Hz]; and the cost at that clock.
     """
     at_top = cost(f, profile, log_coef, clock_hz)
-    top_w = at_top.energy_j / at_top.duration_s
+    top_w = _power_w(at_top)
     soft_w = (top_w**-LIMIT_SHARPNESS + limit_w**-LIMIT_SHARPNESS) ** (-1 / LIMIT_SHARPNESS)
     target_w = np.minimum(top_w, limit_w) if locked or profile.spec.kind == "cpu" else soft_w
     over = target_w < 0.998 * top_w
     if not over.any():
         return clock_hz, at_top
-    low = np.minimum(clock_hz, max(profile.spec.min_clock_hz, 0.1 * profile.spec.clock_hz))
-    high = clock_hz.copy()
-    for _ in range(20):
-        middle = np.where(over, (low + high) / 2, clock_hz)
-        trial = cost(f, profile, log_coef, middle)
-        hot = trial.energy_j / trial.duration_s > target_w
-        high = np.where(over & hot, middle, high)
-        low = np.where(over & ~hot, middle, low)
-    clock_hz = np.where(over, low, clock_hz)
+    lowest = np.minimum(clock_hz, max(profile.spec.min_clock_hz, 0.1 * profile.spec.clock_hz))
+    solved = _root(
+        lambda clock: _power_w(cost(f, profile, log_coef, clock)) - target_w, lowest, clock_hz, top_w - target_w
+    )
+    clock_hz = np.where(over, solved, clock_hz)
     return clock_hz, cost(f, profile, log_coef, clock_hz)
+
+
+def _power_w(result: Cost) -> np.ndarray:
+    power_w: np.ndarray = result.energy_j / result.duration_s
+    return power_w
+
+
+def _root(
+    excess: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray, at_high: np.ndarray
+) -> np.ndarray:
+    """Where a rising function passes zero between `low` and `high`, or `low` where it is above zero there already.
+
+    Source: regula falsi with the Illinois rule, Dowell and Jarratt, BIT 11, 1971, doi:10.1007/BF01934364.
+    """
+    at_low = excess(low)
+    stuck = at_low >= 0
+    side = np.zeros_like(low)
+    middle = low
+    for _ in range(12):
+        width = np.where(at_high > at_low, at_high - at_low, 1.0)
+        middle = np.where(stuck, low, low - at_low * (high - low) / width)
+        value = excess(middle)
+        above = value > 0
+        at_low = np.where(above & (side > 0), at_low / 2, at_low)
+        at_high = np.where(~above & (side < 0), at_high / 2, at_high)
+        low, at_low = np.where(above | stuck, low, middle), np.where(above, at_low, value)
+        high, at_high = np.where(above & ~stuck, middle, high), np.where(above, value, at_high)
+        side = np.where(above, 1.0, -1.0)
+        if np.all(stuck | (np.abs(value) < 1e-7)):
+            break
+    return middle
