@@ -30,6 +30,9 @@ def profile(
     mode: Annotated[str, typer.Option(help="inference or training.")] = "inference",
     optimizer: Annotated[str, typer.Option(help="Optimizer of a training step.")] = "adamw",
     precision: Annotated[str, typer.Option(help="fp32, tf32, bf16, fp16, bf16-mixed or fp16-mixed.")] = "fp32",
+    fused: Annotated[
+        bool, typer.Option("--fused", help="As torch.compile runs it: element-wise chains in one kernel.")
+    ] = False,
     clock_mhz: Annotated[float | None, typer.Option(help="Clock; default is the device's highest.")] = None,
     power_limit_w: Annotated[float | None, typer.Option(help="Power limit in W; default is the device's own.")] = None,
     budget: Annotated[str | None, typer.Option(help="An energy such as '50 kJ': how many steps fit in it?")] = None,
@@ -49,7 +52,7 @@ def profile(
     """Estimate what a model costs in joules, per layer, on a device you may not have."""
     budget_j = _budget_j(budget)
     names = _devices(device)
-    how = {"mode": mode, "optimizer": optimizer, "precision": precision}
+    how = {"mode": mode, "optimizer": optimizer, "precision": precision, "fused": fused}
     at = {"clock_hz": None if clock_mhz is None else clock_mhz * 1e6, "power_limit_w": power_limit_w}
     if sweep:
         show_sweep(_swept(model, inputs, names, sweep, how, at), budget_j, output, force=force, as_json=as_json)
