@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from budjoule.calibration.fit import fit_pooled, posterior, prior_for
+from budjoule.calibration.fit import covering, fit_pooled, posterior, prior_for
 from budjoule.calibration.observation import Observation
 from budjoule.energy.device import DeviceProfile, DeviceSpec
 from budjoule.energy.predict import predict
@@ -239,7 +239,8 @@ def main() -> None:
                 "coverage_frac": float(everything[:, 3].mean().round(3)),
             },
         }
-    for device, profile in fit_all(runs, tables, provenance).items():
+    for device, fitted in fit_all(runs, tables, provenance).items():
+        profile = covering(fitted, np.vstack(list(unseen[device].values())))
         print(f"{device}: {profile.status} on all {len(runs[device])} runs")
         print(report_line("seen", errors(runs[device], profile)))
         if options.write:

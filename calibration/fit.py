@@ -18,6 +18,7 @@ from budjoule.calibration.observation import Observation
 from budjoule.energy.coefficients import COEFFICIENTS, INDEX, NAMES
 from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile, prior_profile
 from budjoule.energy.errors import UsageError
+from budjoule.energy.predict import HALF_WIDTH_SCALES
 from budjoule.energy.roofline import Cost, cost, features, under_power_limit
 
 SCALE_TIME = 0.07
@@ -114,6 +115,23 @@ def posterior(
             "in_sample": errors,
             **provenance,
         },
+    )
+
+
+def covering(profile: DeviceProfile, unseen: np.ndarray) -> DeviceProfile:
+    """Widen a profile's residuals so that 90 % of runs on models that its fit had not seen lie within.
+
+    Args:
+        profile: What was fitted on everything.
+        unseen: Relative errors of energy and time by fits that had not seen the run's model, in the first two columns. `(run, 2 or more)`
+
+    Source: the quantile of left-out residuals as in split conformal prediction, Lei et al., JASA 2018, arXiv 1604.04173.
+    """
+    energy, time = np.quantile(np.abs(np.log1p(unseen[:, :2])), 0.9, axis=0) / HALF_WIDTH_SCALES
+    return replace(
+        profile,
+        residual_energy=max(profile.residual_energy, float(energy)),
+        residual_time=max(profile.residual_time, float(time)),
     )
 
 
@@ -252,7 +270,10 @@ def _maximum(
         blocks = []
         for i, (o, profile) in enumerate(groups):
             here = x[i * count : (i + 1) * count]
-            data = _soft(_scaled(simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i])) * weights[i]
+            data = (
+                _soft(_scaled(simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i]))
+                * weights[i]
+            )
             block = np.zeros((data.shape[1], x.size))
             block[:, i * count : (i + 1) * count] = ((data[1:] - data[0]) / STEP).T
             blocks.append(block)

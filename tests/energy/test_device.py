@@ -41,7 +41,9 @@ def test_every_shipped_profile_says_where_it_comes_from() -> None:
         assert len(profile.provenance["source"]) > 20
         assert profile.provenance["date"]
         if profile.status == "fitted":
-            assert profile.provenance["leave_one_family_out"]["energy_error_frac"] < 0.2
+            (unseen,) = (value for key, value in profile.provenance.items() if key.startswith("leave_one_"))
+            # its interval covers what it was wrong by on models that the fit had not seen
+            assert 0 < unseen["energy_error_frac"] < 2.132 * profile.residual_energy
 
 
 def test_user_profile_comes_before_the_shipped_one(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Fit profiles of small boards' CPUs on whole-board energy per inference, from MLCommons' inference results (Apache-2.0).
+
+`python -m budjoule.calibration.boards MEASUREMENTS.csv` prints each board's errors on model families that its fit has not
+seen; `--write` saves the profiles. Derived from MLPerf logs v1.0 to v3.0, not an MLPerf result; the data are not part of this project.
+"""
+
+import argparse
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from budjoule.calibration.energaizer import errors, report_line
+from budjoule.calibration.fit import covering, fit_pooled, posterior, prior_for
+from budjoule.calibration.observation import Observation
+from budjoule.energy.device import DeviceProfile, DeviceSpec
+from budjoule.energy.trace import trace
+from budjoule.energy.workload import Workload
+
+
+def _arm(
+    cores: int,
+    clock_hz: float,
+    fp32: float,
+    int8: float,
+    bandwidth: float,
+    cache_bytes: float,
+    memory: float,
+    limit_w: float,
+    idle_w: float,
+) -> DeviceSpec:
+    return DeviceSpec(
+        kind="cpu",
+        units=cores,
+        lanes=4,
+        clock_hz=clock_hz,
+        flop_per_clock={"fp32": fp32, "int8": int8},
+        dram_bytes_per_s=bandwidth,
+        cache_bytes=cache_bytes,
+        memory_bytes=memory,
+        power_limit_w=limit_w,
+        idle_w=idle_w,
+    )
+
+
+# Boards' and cores' data sheets; FLOP a clock of a core from Arm's optimisation guides (A72 and A73 have no int8 dot product).
+# Idle power as the logs show it around the runs; the limit is the supply's, which no run reached.
+SPECS = {
+    "raspberry-pi-4b": _arm(4, 1.5e9, 8, 16, 12.8e9, 1e6, 4e9, 10.0, 2.9),
+    "odroid-n2-plus": _arm(4, 2.4e9, 8, 16, 10.6e9, 1e6, 4e9, 12.0, 2.3),
+    "rk3588s": _arm(4, 2.4e9, 16, 64, 34e9, 3e6, 8e9, 18.0, 2.1),
+    "jetson-agx-orin-cpu": _arm(12, 2.2e9, 16, 64, 204.8e9, 6e6, 32e9, 60.0, 14.0),
+}
+RUNTIME = "tflite"  # one runtime a profile: Arm NN takes half the time of TFLite on ResNet-50 on a Raspberry Pi 4
+TITLES = {
+    "raspberry-pi-4b": "Raspberry Pi 4 B (4 x Cortex-A72)",
+    "odroid-n2-plus": "Odroid N2+ (4 x Cortex-A73)",
+    "rk3588s": "Rockchip RK3588S (4 x Cortex-A76)",
+    "jetson-agx-orin-cpu": "NVIDIA Jetson AGX Orin, CPU (12 x Cortex-A78AE)",
+}
+SOURCE = "whole-board energy of single-image inference on the CPU, AC wall analyser, derived from MLCommons inference logs v1.0 to v3.0 (Apache-2.0)"
+
+
+@cache
+def workload(model: str, precision: str) -> Workload:
+    """Trace one of the data set's models; int8 is the fp32 step with products on the int8 unit and a quarter of the bytes."""
+    import transformers as hf
+
+    with torch.device("meta"):
+        if model.startswith("resnet50"):
+            net, size = hf.ResNetForImageClassification(hf.ResNetConfig(num_labels=1000)), 224
+        else:
+            _, version, width, image = model.split("_")
+            size = int(image)
+            made = {
+                "v1": (hf.MobileNetV1Config, hf.MobileNetV1Model),
+                "v2": (hf.MobileNetV2Config, hf.MobileNetV2Model),
+            }[version]
+            net = made[1](made[0](depth_multiplier=float(width), image_size=size))
+        work = trace(net, torch.empty(1, 3, size, size))
+    return work if precision == "fp32" else quantized(work)
+
+
+def quantized(work: Workload) -> Workload:
+    """A workload in int8: products on the int8 unit, a quarter of the bytes."""
+    ops = tuple(
+        replace(op, precision="int8", activation_bytes=op.activation_bytes // 4, weight_bytes=op.weight_bytes // 4)
+        for op in work.ops
+    )
+    return replace(work, ops=ops, precision="int8")
+
+
+def read(path: Path) -> dict[str, list[Observation]]:
+    """Each board's runs, of one runtime, without those marked as outliers; the group is the model family and precision."""
+    rows: dict[str, list[Observation]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["outlier"] == "True" or row["device"] not in SPECS or row["backend"] != RUNTIME:
+                continue
+            family = "resnet50" if row["model"].startswith("resnet50") else row["model"][:12]
+            o = Observation(
+                workload=workload(row["model"], row["precision"]),
+                energy_j=float(row["energy_j"]),
+                duration_s=float(row["duration_s"]),
+                clock_hz=SPECS[row["device"]].clock_hz,
+                group=f"{family} {row['precision']}",
+            )
+            rows.setdefault(row["device"], []).append(o)
+    return rows
+
+
+def fit_all(
+    runs: Mapping[str, Sequence[Observation]], provenance: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, DeviceProfile]:
+    """Fit the boards together."""
+    priors = {d: prior_for(SPECS[d], None, name=d, title=TITLES[d]) for d in runs}
+    fits = fit_pooled(runs, priors)
+    return {
+        d: posterior(
+            fits[d], priors[d], None, {"pooled_with": sorted(set(runs) - {d}), **(provenance or {}).get(d, {})}
+        )
+        for d in runs
+    }
+
+
+def main() -> None:
+    """Fit, print the errors, and write the profiles where asked to."""
+    parser = argparse.ArgumentParser(description="Fit board profiles on the MLCommons-derived measurements.")
+    parser.add_argument("csv", type=Path, help="measurements.csv of the boards")
+    parser.add_argument("--write", action="store_true", help="save the profiles among those that ship")
+    options = parser.parse_args()
+    runs = read(options.csv)
+    unseen: dict[str, dict[str, np.ndarray]] = {d: {} for d in runs}
+    for family in ("mobilenet_v1", "mobilenet_v2", "resnet50"):
+        profiles = fit_all({d: [o for o in rows if not o.group.startswith(family)] for d, rows in runs.items()})
+        for d, rows in runs.items():
+            for group in sorted({o.group for o in rows if o.group.startswith(family)}):
+                unseen[d][group] = errors([o for o in rows if o.group == group], profiles[d])
+    provenance = {}
+    for d, groups in unseen.items():
+        print(f"{d}: each model family predicted by a fit that has not seen it")
+        for name, part in groups.items():
+            print(report_line(name, part))
+        fp32 = np.vstack([part for name, part in groups.items() if "fp32" in name])
+        print(report_line("all fp32", fp32))
+        energy, time, power = np.abs(fp32[:, :3]).mean(axis=0).round(4).tolist()
+        provenance[d] = {
+            "source": SOURCE,
+            "meter": "AC wall analyser, whole board",
+            "mode": "inference, one image",
+            "runtime": f"{RUNTIME}, fp32 and int8: not PyTorch, and not other runtimes, which differ up to twofold on the same board",
+            "leave_one_family_out": {
+                "energy_error_frac": energy,
+                "time_error_frac": time,
+                "power_error_frac": power,
+                "coverage_frac": float(fp32[:, 3].mean().round(3)),
+            },
+        }
+    for d, fitted in fit_all(runs, provenance).items():
+        profile = covering(fitted, np.vstack(list(unseen[d].values())))
+        print(f"{d}: {profile.status} on all {len(runs[d])} runs")
+        print(report_line("seen", errors(runs[d], profile)))
+        if options.write:
+            print(f"  wrote {profile.save(Path(__file__).parent / 'profiles' / f'{d}.toml').name}")
+
+
+if __name__ == "__main__":
+    main()
