@@ -1,13 +1,15 @@
 """What is known of an aten overload before it runs, what one call of it costs, and how to make outputs like those it gave."""
 
+import sys
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from budjoule.energy.ops import RULES
-from budjoule.energy.ops.dataless import ASSUMED
+from budjoule.energy.ops.dataless import ASSUMED, ON_CPU
 from budjoule.energy.ops.rule import Counted, size_bytes, stored, tensors
 from budjoule.energy.workload import OpCost
 
@@ -34,7 +36,7 @@ INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_
 class Func:
     """An aten overload: how its outputs relate to its inputs, its rule, and how it runs without data."""
 
-    __slots__ = ("factory", "indexed", "mutates", "name", "note", "returns_arguments", "rule", "run", "view")
+    __slots__ = ("factory", "indexed", "mutates", "name", "note", "real", "returns_arguments", "rule", "run", "view")
 
     def __init__(self, func: Any) -> None:
         schema = func._schema
@@ -47,7 +49,9 @@ class Func:
         self.mutates = self.mutates or self.returns_arguments
         self.factory = not any("Tensor" in str(a.type) for a in schema.arguments)
         self.indexed = schema.name in INDEXED
-        assumed = ASSUMED.get(f"{base}.{func._overloadname}") if func.namespace == "aten" else None
+        overload = f"{base}.{func._overloadname}" if func.namespace == "aten" else ""
+        assumed = ASSUMED.get(overload)
+        self.real = ON_CPU.get(overload, func)
         self.run = assumed.run if assumed else func
         self.note = assumed.note if assumed else None
         name = self.name
@@ -81,6 +85,8 @@ def op_cost(
         zeros: Storages that a ReLU wrote.
         fp32_products: Unit that products of fp32 tensors run on.
     """
+    if counted.product is not None and 0 in counted.product:  # nothing to multiply, and no kernel for it
+        counted = Counted(kind="view", launches=0)
     ins = tensors(list(chain(args, kwargs.values())))
     weight_bytes = activation_bytes = 0
     if counted.kind != "view":
@@ -144,3 +150,14 @@ def maker(out: Any, ins: list[torch.Tensor]) -> Callable[[], Any] | None:
             return None
         return lambda: kind(p() for p in parts if p is not None)
     return None
+
+
+def user_line() -> str:
+    """Where the model's own code is now: ` at file.py:12`, the innermost frame outside PyTorch and this package."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if not name.startswith(("torch.", "budjoule.energy.")) and name != "torch":
+            return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from budjoule.energy.aten import RELU, Func, elementwise, maker, op_cost
+from budjoule.energy.aten import RELU, Func, elementwise, maker, op_cost, user_line
 from budjoule.energy.errors import UsageError
 from budjoule.energy.ops.dataless import ALL_TRUE, REAL_NUMEL, selected
 from budjoule.energy.ops.rule import Counted, tensors
@@ -103,7 +103,7 @@ class Recorder(TorchDispatchMode):
         key: list[Any] = [func]
         meta, real = self._describe(key, args, kwargs)
         if not meta and (real or info.factory) and all(t.numel() <= REAL_NUMEL for t in real):
-            return self._run_real(func, info, args, kwargs)
+            return self._run_real(info, args, kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
             return self._assumed_scalar(args[0])
         if info.indexed and len(args) > 1:
@@ -149,12 +149,12 @@ class Recorder(TorchDispatchMode):
             add(value)
         return meta, real
 
-    def _run_real(self, func: Any, info: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_real(self, info: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an op on small real tensors for its values; a floating result with a place on the device becomes data-less."""
         device = kwargs.get("device")
         if device is not None:
             kwargs = {**kwargs, "device": "cpu"}
-        out = func(*args, **kwargs)
+        out = info.real(*args, **kwargs)
         made = tensors(out)
         self._record(info, args, kwargs, out)
         wanted_meta = device is not None and torch.device(device).type == "meta"
@@ -165,9 +165,7 @@ class Recorder(TorchDispatchMode):
     def _assumed_scalar(self, tensor: torch.Tensor) -> Any:
         if not tensor.is_meta:
             return torch.ops.aten._local_scalar_dense.default(tensor)
-        self.notes[
-            "a value that depends on the data was taken as 1 (the model calls .item() or bool() on a tensor)"
-        ] = None
+        self.notes[f"a value that depends on the data was taken as 1{user_line()}, where the model reads it"] = None
         return torch.ones((), dtype=tensor.dtype).item()
 
     def _positions(self, args: tuple[Any, ...], real: list[torch.Tensor]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
@@ -201,7 +199,7 @@ class Recorder(TorchDispatchMode):
             counted = info.rule(args, kwargs, out) if info.rule else elementwise(args, out)
             known = self._learn(key, info, counted, args, kwargs, out)
             if info.note:
-                self.notes[info.note] = None
+                self.notes.setdefault(info.note)
         elif info.returns_arguments:
             out = kwargs["out"] if "out" in kwargs else args[0]
         else:

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from budjoule.energy.aten import user_line
+from budjoule.energy.errors import UsageError
+
 # torch.autocast's lists for CUDA: these run in the lower precision ...
 LOWER = {
     F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.scaled_dot_product_attention, F.bilinear,
@@ -21,6 +24,9 @@ FULL = {
     torch.tan, torch.acos, torch.asin, torch.expm1, torch.dist, torch.cdist, torch.renorm, torch.Tensor.softmax, torch.Tensor.log_softmax, torch.Tensor.exp, torch.Tensor.log,
     torch.Tensor.pow, torch.Tensor.__pow__, torch.Tensor.rsqrt, torch.Tensor.reciprocal, torch.Tensor.norm, torch.Tensor.cumsum, torch.Tensor.sum, torch.Tensor.prod,
 }  # fmt: skip
+
+
+CONSTANTS = {torch.tensor, torch.as_tensor, torch.asarray}
 
 
 class AsOnDevice(TorchFunctionMode):
@@ -44,6 +50,13 @@ class AsOnDevice(TorchFunctionMode):
             return attention(func, *args, **kwargs)
         if func is F.dropout:
             return dropout(func, *args, **kwargs)
+        if func is torch.Tensor.tolist and args[0].is_meta:
+            raise UsageError(
+                f"the model calls tolist() on {'x'.join(map(str, args[0].shape)) or 'scalar'} values that depend on the data{user_line()}; "
+                "pass what they come from as a real integer or boolean tensor"
+            )
+        if func in CONSTANTS and kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "cpu":
+            return constant(func, *args, **kwargs)
         return func(*args, **kwargs)
 
     def _cast(
@@ -65,6 +78,12 @@ class AsOnDevice(TorchFunctionMode):
             return value.to(dtype)
 
         return tuple(cast(a) for a in args), {k: cast(v) for k, v in kwargs.items()}
+
+
+def constant(func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    """A tensor of given numbers: integers and booleans keep their values, whatever device they were meant for."""
+    made: torch.Tensor = func(*args, **{**kwargs, "device": "cpu"})
+    return made.to("meta") if made.is_floating_point() or made.is_complex() else made
 
 
 def dropout(

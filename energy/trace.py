@@ -86,7 +86,7 @@ def trace(
         )
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UsageError(
-            f"{_name(model)} does not run on these inputs ({shapes}): {reason}; check the shapes, the dtypes and the names"
+            f"{_name(model)} does not run on these inputs ({shapes}): {reason}; {_remedy(recorder)}"
         ) from error
     if isinstance(recorder, FlowRecorder):
         ops = list(fuse(recorder.calls))
@@ -112,6 +112,13 @@ def trace(
         examples=next((t.shape[0] for t in tensors([*args, *kwargs.values()]) if t.dim()), 1),
         notes=tuple(recorder.notes),
     )
+
+
+def _remedy(recorder: Recorder) -> str:
+    assumed = [note for note in recorder.notes if "depends on the data" in note]
+    if not assumed:
+        return "check the shapes, the dtypes and the names"
+    return f"before that, {assumed[-1]}: pass what it comes from as a real integer or boolean tensor"
 
 
 def _name(model: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 
 REAL_NUMEL = 1 << 18  # larger tensors are never kept real
 BALANCED = "choices by value (topk, argmax, sort) were taken as evenly spread"
+EXCEPTION = "a test of activations was taken to find nothing unusual: any() as false, all() as true"
 ALL_TRUE = "a mask or a count that depends on the data was taken as all true, or as ones"
 
 
@@ -133,6 +134,14 @@ def _grouped_mm(
     return torch.empty(shape, dtype=out_dtype or a.dtype, device="meta")
 
 
+def _any(x: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=torch.bool)
+
+
+def _all(x: torch.Tensor) -> torch.Tensor:
+    return torch.ones((), dtype=torch.bool)
+
+
 ASSUMED: dict[str, Assumed] = {
     "topk.default": Assumed(_topk, BALANCED),
     "sort.default": Assumed(_sort, BALANCED),
@@ -141,6 +150,8 @@ ASSUMED: dict[str, Assumed] = {
     "argmin.default": Assumed(_argmax, BALANCED),
     "max.dim": Assumed(_max_dim, None),
     "min.dim": Assumed(_max_dim, None),
+    "any.default": Assumed(_any, EXCEPTION),
+    "all.default": Assumed(_all, EXCEPTION),
     "nonzero.default": Assumed(_nonzero, ALL_TRUE),
     "masked_select.default": Assumed(_masked_select, ALL_TRUE),
     "repeat_interleave.Tensor": Assumed(_repeat_interleave, ALL_TRUE),
@@ -148,3 +159,12 @@ ASSUMED: dict[str, Assumed] = {
     "bincount.default": Assumed(_bincount, None),
     "_grouped_mm.default": Assumed(_grouped_mm, None),
 }
+
+
+def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
+    """CUDA counts integers too, the CPU only floats."""
+    return torch.histc(x.double(), bins, min, max).to(x.dtype)
+
+
+# Ops on real values that CUDA runs and the CPU does not.
+ON_CPU: dict[str, Callable[..., Any]] = {"histc.default": _histc}

@@ -105,6 +105,7 @@ def embedding_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) ->
     "index_reduce",
     "put",
     "masked_scatter",
+    "masked_scatter_backward",
     "_unsafe_masked_index_put_accumulate",
 )
 def scatter(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:

@@ -10,7 +10,7 @@ from budjoule.energy.ops.rule import Counted, argument, first, numel, rule, size
 @rule(
     "sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "prod", "var", "std", "var_mean", "std_mean", "nansum",
     "aminmax", "count_nonzero", "cumsum", "cumprod", "cummax", "cummin", "_cummax_helper", "_cummin_helper", "logcumsumexp", "trace", "median", "nanmedian", "mode",
-    "equal", "allclose", "histc", "bincount", "unique_consecutive", "nonzero", "_local_scalar_dense", "is_nonzero", "diff", "sum_to_size", "segment_reduce", "masked_select",
+    "equal", "allclose", "_is_all_true", "_is_any_true", "histc", "bincount", "unique_consecutive", "nonzero", "_local_scalar_dense", "is_nonzero", "diff", "sum_to_size", "segment_reduce", "masked_select",
 )  # fmt: skip
 def reduction(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="reduction", elements=2 * numel(args[0]))

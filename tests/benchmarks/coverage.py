@@ -42,43 +42,42 @@ def try_one(name: str) -> dict[str, Any]:
     """Build, trace in both modes and estimate one class."""
     import torch
     import transformers
+    from coverage_models import inputs_for, small_config
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from coverage_models import inputs_for, small_config
     from budjoule.energy.errors import BudjouleError
 
     row: dict[str, Any] = {"name": name}
     model_type, class_name = name.split(":")
     model_class = getattr(transformers, class_name)
     config_class = getattr(model_class, "config_class", None) or CONFIG_MAPPING[model_type]
-    model: Any = None
     errors: list[str] = []
+    reasons: list[str] = []
     for config in small_config(config_class):
         try:
             with torch.device("meta"):
                 model = model_class(config)
-            break
         except Exception as error:
             errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
-    if model is None:
-        return {**row, "unbuilt": errors[-1] if errors else "no default configuration"}
-    for mode in ("inference", "training"):
-        started, reasons = time.perf_counter(), []
-        for candidate in [row["inputs"]] if "inputs" in row else inputs_for(model, config):
+            continue
+        for inputs in inputs_for(model, config):
+            started = time.perf_counter()
             try:
-                row[mode] = _traced(model, candidate, mode)
+                row["inference"] = _traced(model, inputs, "inference")
             except BudjouleError as error:
                 reasons.append(str(error)[:600])
                 continue
-            row["inputs"] = candidate
-            break
-        else:
-            row[mode] = {"failed": reasons or ["no inputs known"]}
-            if mode == "inference":
-                break
-        row[mode]["seconds"] = time.perf_counter() - started
-    row["inputs"] = {k: list(v.shape) for k, v in row.get("inputs", {}).items()}
-    return row
+            row["inference"]["seconds"] = time.perf_counter() - started
+            row["inputs"] = {k: list(getattr(v, "shape", ())) for k, v in inputs.items()}
+            try:
+                row["training"] = _traced(model, inputs, "training")
+            except BudjouleError as error:
+                row["training"] = {"failed": [str(error)[:600]]}
+            row["training"]["seconds"] = time.perf_counter() - started
+            return row
+    if not reasons:
+        return {**row, "unbuilt": errors[-1] if errors else "no default configuration"}
+    return {**row, "inference": {"failed": reasons}}
 
 
 def _traced(model: Any, inputs: dict[str, Any], mode: str) -> dict[str, Any]:
