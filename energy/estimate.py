@@ -1,6 +1,6 @@
 """The `Estimate` noun: joules, seconds and an interval for one workload on one device, split by op and by module."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -140,6 +140,7 @@ def estimate(
     mode: str = "inference",
     optimizer: str = "adamw",
     precision: str = "fp32",
+    loss: "Callable[[Any], Tensor] | None" = None,
     clock_hz: float | None = None,
     power_limit_w: float | None = None,
 ) -> Estimate:
@@ -152,7 +153,8 @@ def estimate(
         mode: `inference`, or `training` for forward, backward and optimizer.
         optimizer: Name of the optimizer that a training step runs.
         precision: fp32, tf32, fp16, bf16, or bf16-mixed and fp16-mixed for autocast.
-        clock_hz: Clock to predict for; the default is the profile's highest. [Hz]
+        loss: From the model's output to a scalar, in training; the default is the output's own loss.
+        clock_hz: Locked clock; the default leaves it to the governor, up to the profile's highest. [Hz]
         power_limit_w: Board power limit, instead of the device's own. [W]
 
     Raises:
@@ -161,5 +163,5 @@ def estimate(
     from budjoule.energy.predict import predict
     from budjoule.energy.trace import trace
 
-    work = trace(model, inputs, mode=mode, optimizer=optimizer, precision=precision)
+    work = trace(model, inputs, mode=mode, optimizer=optimizer, precision=precision, loss=loss)
     return predict(work, device=device, clock_hz=clock_hz, power_limit_w=power_limit_w)

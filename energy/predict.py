@@ -112,6 +112,11 @@ def _notes(
         notes.append(f"no rule for {', '.join(most)}: counted as element-wise from tensor sizes")
     if power_w > 1.02 * limit_w:
         notes.append(f"the lowest clock still draws {power_w:.0f} W, more than the limit of {limit_w:.0f} W")
+    if runtime := profile.provenance.get("runtime"):
+        notes.append(f"{profile.name} speaks for {runtime}")
+    fitted_mode = str(profile.provenance.get("mode", work.mode))
+    if work.mode not in fitted_mode:
+        notes.append(f"{profile.name} was fitted on {fitted_mode} runs; {work.mode} is outside what it has seen")
     if profile.status in ("literature", "forecast"):
         notes.append(f"{profile.name} is a {profile.status} profile: no run on this device stands behind it")
     elif unpinned := _unpinned(profile, settings, log_energy):

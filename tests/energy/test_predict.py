@@ -104,3 +104,10 @@ def test_estimate_is_plain_data() -> None:
         for key in ("energy_j", "energy_low_j", "energy_high_j", "duration_s", "power_w", "clock_hz")
     )
     assert np.isfinite(data["energy_j"])
+
+
+def test_profile_says_what_it_speaks_for() -> None:
+    notes = bj.predict(work(mode="training"), device="raspberry-pi-4b").notes
+    assert any("tflite" in note for note in notes)
+    assert any("training is outside" in note for note in notes)
+    assert not any("outside" in note for note in bj.predict(work(), device="a100-pcie-40gb").notes)
