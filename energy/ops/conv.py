@@ -71,3 +71,20 @@ def convolution_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) 
         read_bytes=halves * size_bytes(grad) + int(wanted[0]) * size_bytes(weight) + int(wanted[1]) * size_bytes(x),
         copied_bytes=copies,
     )
+
+
+@rule(
+    "cudnn_convolution",
+    "miopen_convolution",
+    "mkldnn_convolution",
+    "_slow_conv2d_forward",
+    "slow_conv3d_forward",
+    "_conv_depthwise2d",
+    "conv_depthwise3d",
+)
+def one_kernel(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    """Convolutions as the kernel that a back end calls; the number of groups follows from the shapes."""
+    x, weight = args[0], args[1]
+    y = out[0] if isinstance(out, (tuple, list)) else out
+    kind, flop, shape = _count(x, weight, y, max(1, x.shape[1] // max(1, weight.shape[1])), False)
+    return Counted(kind=kind, flop=flop, product=shape)
