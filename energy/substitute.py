@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from budjoule.energy import recurrent
 from budjoule.energy.aten import user_line
 from budjoule.energy.errors import UsageError
 
@@ -42,7 +43,7 @@ class AsOnDevice(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.lower is not None:
-            if func in LOWER:
+            if func in LOWER or func in recurrent.MODES or func in recurrent.CELLS:
                 args, kwargs = self._cast(args, kwargs, self.lower)
             elif func in FULL:
                 args, kwargs = self._cast(args, kwargs, torch.float32)
@@ -50,6 +51,12 @@ class AsOnDevice(TorchFunctionMode):
             return attention(func, *args, **kwargs)
         if func is F.dropout:
             return dropout(func, *args, **kwargs)
+        if func in recurrent.MODES and not kwargs:
+            return recurrent.layer(func, *args)
+        if func in recurrent.CELLS:
+            return recurrent.cell(func, *args, **kwargs)
+        if func is recurrent.PACK:
+            return recurrent.pack(func, *args)
         if func is torch.Tensor.tolist and args[0].is_meta:
             raise UsageError(
                 f"the model calls tolist() on {'x'.join(map(str, args[0].shape)) or 'scalar'} values that depend on the data{user_line()}; "

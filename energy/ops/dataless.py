@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from budjoule.energy.ops import recurrent
+
 REAL_NUMEL = 1 << 18  # larger tensors are never kept real
 BALANCED = "choices by value (topk, argmax, sort) were taken as evenly spread"
 EXCEPTION = "a test of activations was taken to find nothing unusual: any() as false, all() as true"
@@ -158,6 +160,11 @@ ASSUMED: dict[str, Assumed] = {
     "_unique2.default": Assumed(_unique, ALL_TRUE),
     "bincount.default": Assumed(_bincount, None),
     "_grouped_mm.default": Assumed(_grouped_mm, None),
+    "_cudnn_rnn_backward.default": Assumed(recurrent.run_cudnn_rnn_backward, None),
+    "_thnn_fused_lstm_cell.default": Assumed(recurrent.run_lstm_cell, None),
+    "_thnn_fused_lstm_cell_backward_impl.default": Assumed(recurrent.run_lstm_cell_backward, None),
+    "_thnn_fused_gru_cell.default": Assumed(recurrent.run_gru_cell, None),
+    "_thnn_fused_gru_cell_backward.default": Assumed(recurrent.run_gru_cell_backward, None),
 }
 
 
