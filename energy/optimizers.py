@@ -42,6 +42,12 @@ OPTIMIZERS: dict[str, OptimizerCost] = {
     "rprop": OptimizerCost(24, 10, 2, 0),
     "asgd": OptimizerCost(12, 5, 1, 0),
     "adafactor": OptimizerCost(18, 12, 0, 2),
+    # one kernel reads parameter, gradient and states and writes parameter and states
+    "sgd-fused": OptimizerCost(3, 1, 0, 0),
+    "sgd-momentum-fused": OptimizerCost(5, 1, 1, 0),
+    "adam-fused": OptimizerCost(7, 1, 2, 2),
+    "adamw-fused": OptimizerCost(7, 1, 2, 2),
+    "adagrad-fused": OptimizerCost(5, 1, 1, 2),
 }
 
 
@@ -54,6 +60,19 @@ def optimizer_cost(name: str) -> OptimizerCost:
     if name not in OPTIMIZERS:
         raise UsageError(f"unknown optimizer {name!r}; the table has {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]
+
+
+def row_of(optimizer: torch.optim.Optimizer) -> str | None:
+    """The row of `OPTIMIZERS` that one of PyTorch's optimizers runs as, or None for another's."""
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return None
+    name = type(optimizer).__name__.lower()
+    groups = optimizer.param_groups
+    if name == "sgd" and any(group.get("momentum") for group in groups):
+        name = "sgd-momentum"
+    if any(group.get("fused") for group in groups):
+        name += "-fused"
+    return name if name in OPTIMIZERS else None
 
 
 def optimizer_ops(name: str, parameters: Mapping[str, torch.Tensor], *, precision: str) -> list[OpCost]:
@@ -83,7 +102,7 @@ def optimizer_ops(name: str, parameters: Mapping[str, torch.Tensor], *, precisio
                 phase="optimizer",
                 kind="elementwise",
                 precision=precision,
-                elements=row.calls * elements,
+                elements=max(row.calls, 2 * row.heavy) * elements,
                 heavy_elements=row.heavy * elements,
                 weight_bytes=sum(row.accesses * p.numel() * p.element_size() for p in owned),
                 launches=0,

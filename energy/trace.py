@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from budjoule.energy.device_answers import as_cuda_answers
 from budjoule.energy.errors import BudjouleError, UsageError
 from budjoule.energy.flow import FlowRecorder
 from budjoule.energy.fusion import fuse
 from budjoule.energy.ops.rule import tensors
 from budjoule.energy.optimizers import optimizer_cost, optimizer_ops
 from budjoule.energy.recorder import REAL_NUMEL, Recorder
+from budjoule.energy.step import OwnSteps, modules_of
 from budjoule.energy.substitute import AsOnDevice
 from budjoule.energy.workload import OpCost, Workload
 
@@ -51,7 +53,8 @@ def trace(
         inputs: A tensor, a tuple or a dict of tensors (real, fake or meta), in the shapes the model takes. Small real
             integer and boolean tensors keep their values, so models that look at masks or lengths work.
         mode: `inference` (evaluation mode, no gradients) or `training` (forward, backward, optimizer).
-        optimizer: A row of `budjoule.energy.optimizers.OPTIMIZERS`; only read in training.
+        optimizer: A row of `budjoule.energy.optimizers.OPTIMIZERS`; only read in training, and where a callable step does not
+            step optimizers of its own.
         precision: fp32, tf32, fp16 and bf16 re-type the model; fp16-mixed and bf16-mixed are autocast with fp32 weights.
         loss: From the model's output to a scalar; the default is `output.loss`, else the mean of the first floating output.
         fused: Cost the model as `torch.compile` runs it: element-wise chains in one kernel, no host work for views and modules.
@@ -67,11 +70,17 @@ def trace(
     dtype, lower = PRECISIONS[precision]
     recorder = FlowRecorder(precision) if fused else Recorder(precision)
     on_device = AsOnDevice(lower)
+    own_steps = OwnSteps()
     training = mode == "training"
     args, kwargs = _prepared(inputs, dtype, recorder)
-    modules = [model] if isinstance(model, nn.Module) else _modules_of(model)
+    modules = [model] if isinstance(model, nn.Module) else modules_of(model)
     try:
-        with _without_weights(modules, dtype, training) as parameters, _watched(modules, recorder, on_device):
+        with (
+            _without_weights(modules, dtype, training) as (parameters, bare),
+            _watched(modules, recorder, on_device),
+            own_steps.watch(model, bare, parameters),
+            as_cuda_answers(on_device),
+        ):
             recorder.add_weights(t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_meta)
             with torch.set_grad_enabled(training), on_device, recorder:
                 output = model(*args, **kwargs)
@@ -96,7 +105,10 @@ def trace(
             replace(recorder.costs[i], module=module, phase=phase, calls=calls)
             for (i, module, phase), calls in recorder.rows.items()
         ]
-    if training:
+    if own_steps.rows:
+        ops += own_steps.ops
+        optimizer = "+".join(own_steps.rows)
+    elif training:
         ops += optimizer_ops(optimizer, trained, precision="fp32")
         if not trained and optimizer != "none":
             recorder.notes["no parameter received a gradient, so the optimizer costs nothing"] = None
@@ -190,39 +202,10 @@ def _prepared(inputs: Inputs, dtype: torch.dtype, recorder: Recorder) -> tuple[t
     raise UsageError(f"inputs are a {type(inputs).__name__}; give a tensor, a tuple of tensors or a dict of tensors")
 
 
-def _modules_of(step: Callable[..., Any]) -> list[nn.Module]:
-    """The modules that a callable step reaches: its closure, the globals it names, its bound object, its partial arguments."""
-    reached: list[Any] = [
-        getattr(step, "__self__", None),
-        *getattr(step, "args", ()),
-        *getattr(step, "keywords", {}).values(),
-    ]
-    function = getattr(step, "func", step)
-    reached += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    code = getattr(function, "__code__", None)
-    if code is not None:
-        reached += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
-    holder = getattr(step, "__self__", None)
-    if holder is not None and not isinstance(holder, nn.Module):
-        reached += list(vars(holder).values()) if hasattr(holder, "__dict__") else []
-    found: dict[int, nn.Module] = {}
-    for value in reached:
-        for item in (
-            value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-        ):
-            if isinstance(item, nn.Module):
-                found[id(item)] = item
-    inner = {id(child) for module in found.values() for child in module.modules() if child is not module}
-    modules = [module for key, module in found.items() if key not in inner]
-    if not modules:
-        raise UsageError(
-            f"{_name(step)} reaches no module; pass an nn.Module, or a step whose modules are in its closure or globals"
-        )
-    return modules
-
-
 @contextmanager
-def _without_weights(modules: list[nn.Module], dtype: torch.dtype, training: bool) -> Iterator[dict[str, nn.Parameter]]:
+def _without_weights(
+    modules: list[nn.Module], dtype: torch.dtype, training: bool
+) -> Iterator[tuple[dict[str, nn.Parameter], dict[int, Any]]]:
     """Swap parameters and floating buffers for data-less ones, set the training flags, and restore both."""
     bare: dict[int, Any] = {}
     saved: list[tuple[dict[str, Any], str, Any]] = []
@@ -261,9 +244,15 @@ def _without_weights(modules: list[nn.Module], dtype: torch.dtype, training: boo
                                 named[full if len(modules) == 1 else f"{prefix}.{full}"] = bare[id(t)]
                         saved.append((table, name, t))
                         table[name] = bare[id(t)]
+        for child, _ in flags:  # recurrent layers keep a second list of their parameters
+            for name, held in child.__dict__.items():
+                if isinstance(held, list) and any(id(t) in bare for t in held):
+                    saved.append((child.__dict__, name, held))
+        for table, name, held in [entry for entry in saved if isinstance(entry[2], list)]:
+            table[name] = [bare.get(id(t), t) for t in held]
         for child, _ in flags:
             child.training = training
-        yield named
+        yield named, bare
     finally:
         for table, name, t in saved:
             table[name] = t
