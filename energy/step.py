@@ -93,7 +93,7 @@ class OwnSteps:
                     group["params"] = [bare.get(id(p), p) for p in parameters]
                 optimizer.state = type(optimizer.state)(dict)
                 if (row := row_of(optimizer)) is not None:
-                    optimizer.step = self._counted(optimizer, row, paths)
+                    vars(optimizer)["step"] = self._counted(optimizer, row, paths)
             yield
         finally:
             for optimizer, own, state, method in saved:
@@ -101,7 +101,7 @@ class OwnSteps:
                     group["params"] = parameters
                 optimizer.state = state
                 if method is not None:
-                    optimizer.step = method
+                    vars(optimizer)["step"] = method
                 else:
                     vars(optimizer).pop("step", None)
 

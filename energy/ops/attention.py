@@ -67,19 +67,23 @@ def _packed(
 
 @rule("_flash_attention_forward")
 def flash(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return _counted(*_packed(*args[:3], args[3]), (1, 1), 1, written_bytes=size_bytes(out[0]) + size_bytes(out[1]))
+    return _counted(
+        *_packed(args[0], args[1], args[2], args[3]), (1, 1), 1, written_bytes=size_bytes(out[0]) + size_bytes(out[1])
+    )
 
 
 @rule("_efficient_attention_forward")
 def efficient(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return _counted(*_packed(*args[:3], args[4]), (1, 1), 1, written_bytes=size_bytes(out[0]) + size_bytes(out[1]))
+    return _counted(
+        *_packed(args[0], args[1], args[2], args[4]), (1, 1), 1, written_bytes=size_bytes(out[0]) + size_bytes(out[1])
+    )
 
 
 @rule("_flash_attention_backward")
 def flash_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return _counted(*_packed(*args[1:4], args[6]), (3, 2), 3)
+    return _counted(*_packed(args[1], args[2], args[3], args[6]), (3, 2), 3)
 
 
 @rule("_efficient_attention_backward")
 def efficient_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return _counted(*_packed(*args[1:4], args[6]), (3, 2), 3)
+    return _counted(*_packed(args[1], args[2], args[3], args[6]), (3, 2), 3)
