@@ -30,8 +30,8 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON document on stdout.")] = False,
 ) -> None:
     """Train a fleet within each client's joule budget, on a virtual clock."""
-    from budjoule.training.config import load_config
-    from budjoule.training.spread import run_seeds
+    from budjoule.training.config.config import load_config
+    from budjoule.training.simulation.spread import run_seeds
 
     checked = load_config(config, overrides=overrides or (), seed=seed)
     folder = output if output is not None else Path("runs") / checked.name

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import RunError
 from budjoule.energy.files import write_atomic
-from budjoule.training.config import Config, load_config
+from budjoule.training.config.config import Config, load_config
 
 if TYPE_CHECKING:
-    from budjoule.training.build import Parts
-    from budjoule.training.simulator import Simulator
+    from budjoule.training.simulation.build import Parts
+    from budjoule.training.simulation.simulator import Simulator
 
 RUN_SCHEMA = "budjoule.run/1"
 SUMMARY_SCHEMA = "budjoule.summary/1"
@@ -98,8 +98,8 @@ def train(
         if (folder / "summary.json").is_file():
             return Run(folder=folder, summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")))
 
-    from budjoule.training.build import Parts
-    from budjoule.training.local import one_thread
+    from budjoule.training.clients.local import one_thread
+    from budjoule.training.simulation.build import Parts
 
     with one_thread():
         try:
@@ -118,7 +118,7 @@ def train(
 def _run(
     config: Config, parts: "Parts", folder: Path, started: float, progress: Callable[[Progress], None] | None
 ) -> Run:
-    from budjoule.training.checkpoint import Checkpoint
+    from budjoule.training.simulation.checkpoint import Checkpoint
 
     with closing(Checkpoint(folder / "ledger.db")) as checkpoint, closing(parts.record(checkpoint, folder)) as record:
         simulator = parts.simulator(checkpoint, record)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from budjoule.energy.errors import BudgetExhausted, UsageError
 from budjoule.energy.units import joules
-from budjoule.training.ledger import Ledger
-from budjoule.training.reservation import Reservation
+from budjoule.training.ledger.ledger import Ledger
+from budjoule.training.ledger.reservation import Reservation
 
 if TYPE_CHECKING:
     from budjoule.energy.estimate import Estimate

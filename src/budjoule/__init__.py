@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from budjoule.energy.trace import trace
     from budjoule.energy.units import joules
     from budjoule.energy.workload import OpCost, Workload
-    from budjoule.training.ledger import Ledger
+    from budjoule.training.ledger.ledger import Ledger
     from budjoule.training.run import train
     from budjoule.training.within import within
 
@@ -42,7 +42,7 @@ _HOME = {
     "BudgetExhausted": "energy.errors",
     "Observation": "calibration.observation",
     "fit_profile": "calibration.fit",
-    "Ledger": "training.ledger",
+    "Ledger": "training.ledger.ledger",
     "within": "training.within",
     "train": "training.run",
 }

@@ -16,9 +16,9 @@ import numpy as np
 import zstandard
 
 from budjoule.energy.measure import measure
-from budjoule.training.codec_value import BLOCK, VALUE_CODECS
-from budjoule.training.compress import Compressor, decode
-from budjoule.training.update import Layout, Vector, layout_of
+from budjoule.training.compression.codec_value import BLOCK, VALUE_CODECS
+from budjoule.training.compression.compress import Compressor, decode
+from budjoule.training.compression.update import Layout, Vector, layout_of
 
 OURS: tuple[list[str], ...] = (
     [],

@@ -18,9 +18,9 @@ import zlib
 import numpy as np
 
 from budjoule.energy.errors import PayloadError
-from budjoule.training.compress import Compressor
-from budjoule.training.frame import pack, unpack
-from budjoule.training.update import Update, layout_of
+from budjoule.training.compression.compress import Compressor
+from budjoule.training.compression.frame import pack, unpack
+from budjoule.training.compression.update import Update, layout_of
 
 LAYOUT = layout_of([("a", (8, 8)), ("b", (8,)), ("c", (10, 30)), ("d", (0,)), ("e", (3,))])
 STEPS = (

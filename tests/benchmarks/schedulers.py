@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 
-from budjoule.training.link_state import parse_link_state
-from budjoule.training.links import load_link
+from budjoule.training.links.link_state import parse_link_state
+from budjoule.training.links.links import load_link
 from budjoule.training.schedulers import SCHEDULERS, Level, Offer, make_scheduler
 
 BUDGETS = (0.02, 0.05, 0.15, 0.5)

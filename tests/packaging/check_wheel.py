@@ -36,7 +36,7 @@ def main() -> None:
             "calibration/profiles/*.toml",
             "energy/reports/*.j2",
             "energy/reports/*.css",
-            "training/*.toml",
+            "training/**/*.toml",
         ):
             for path in ROOT.glob(pattern):
                 if "__pycache__" not in path.parts and f"budjoule/{path.relative_to(ROOT)}" not in names:

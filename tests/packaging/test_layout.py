@@ -64,7 +64,7 @@ def test_public_name_is_importable_and_documented(name: str) -> None:
     "code",
     [
         "import budjoule; budjoule.Ledger; budjoule.joules",
-        "import budjoule.training.frame",
+        "import budjoule.training.compression.frame",
         "from budjoule.cli import main",
         "import budjoule; budjoule.measure",
     ],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.combine import parse_aggregate
+from budjoule.training.server.combine import parse_aggregate
 
 SPECS = ["mean", "median", "trimmed-mean", "trimmed-mean:0.3", "norm-bound", "norm-bound:1"]
 

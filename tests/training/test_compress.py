@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from scipy.special import gammaln
 
 from budjoule.energy.errors import PayloadError, UsageError
-from budjoule.training.codec_index import decode_indices, encode_indices, index_upper_bytes
-from budjoule.training.codec_value import BLOCK
-from budjoule.training.compress import Compressor, ErrorFeedback, decode
-from budjoule.training.select import hashed_indices, largest_indices
-from budjoule.training.update import layout_of
+from budjoule.training.compression.codec_index import decode_indices, encode_indices, index_upper_bytes
+from budjoule.training.compression.codec_value import BLOCK
+from budjoule.training.compression.compress import Compressor, ErrorFeedback, decode
+from budjoule.training.compression.select import hashed_indices, largest_indices
+from budjoule.training.compression.update import layout_of
 
 LAYOUT = layout_of([("conv.weight", (16, 1, 3, 3)), ("conv.bias", (16,)), ("fc.weight", (30, 40)), ("fc.bias", (7,))])
 STEPS = [

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.config import load_config, parse_override, presets
-from budjoule.training.config_keys import KEYS
+from budjoule.training.config.config import load_config, parse_override, presets
+from budjoule.training.config.config_keys import KEYS
 
 
 def test_empty_document_has_a_value_for_every_key() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from budjoule.energy.estimate import estimate
-from budjoule.training.cost import BlockCosts
-from budjoule.training.models import build_model
+from budjoule.training.clients.cost import BlockCosts
+from budjoule.training.task.models import build_model
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 

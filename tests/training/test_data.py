@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.data import load_data
+from budjoule.training.task.data import load_data
 
 
 def test_digits_split_is_disjoint_and_decided_by_the_seed() -> None:

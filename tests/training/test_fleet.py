@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.config import load_config
-from budjoule.training.fleet import draw_fleet
+from budjoule.training.clients.fleet import draw_fleet
+from budjoule.training.config.config import load_config
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import PayloadError
-from budjoule.training.compress import Compressor, decode
-from budjoule.training.frame import OVERHEAD_BYTES, pack, size_upper_bytes, unpack
-from budjoule.training.update import Layout, Update, layout_of
+from budjoule.training.compression.compress import Compressor, decode
+from budjoule.training.compression.frame import OVERHEAD_BYTES, pack, size_upper_bytes, unpack
+from budjoule.training.compression.update import Layout, Update, layout_of
 
 LAYOUT = layout_of([("conv.weight", (16, 1, 3, 3)), ("fc.weight", (30, 40)), ("fc.bias", (7,))])
 STEPS = [

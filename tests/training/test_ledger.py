@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import BudgetExhausted, LedgerError
-from budjoule.training.ledger import CAUSES, Ledger
+from budjoule.training.ledger.ledger import CAUSES, Ledger
 
 NANO = 1_000_000_000
 

@@ -10,13 +10,13 @@ import threading
 import pytest
 
 from budjoule.energy.errors import BudgetExhausted, LedgerError
-from budjoule.training.ledger import Ledger
+from budjoule.training.ledger.ledger import Ledger
 
 # Runs the script, and kills itself before the n-th statement that the ledger gives to SQLite. What the ledger
 # acknowledged is printed, unbuffered, so the reader knows what must have survived.
 KILLED_AT = """
 import os, signal, sys
-from budjoule.training.ledger import Ledger
+from budjoule.training.ledger.ledger import Ledger
 path, kill_at = sys.argv[1], int(sys.argv[2])
 ledger = Ledger.open(path, budget_j=100)
 seen = 0
@@ -78,7 +78,7 @@ def test_two_processes_creating_and_spending_never_pass_the_budget(tmp_path):
     script = """
 import sys
 from budjoule.energy.errors import BudgetExhausted
-from budjoule.training.ledger import Ledger
+from budjoule.training.ledger.ledger import Ledger
 ledger = Ledger.open(sys.argv[1], budget_j=50)
 held = []
 spent = 0
@@ -139,7 +139,7 @@ def test_threads_sharing_a_ledger_never_pass_the_budget(tmp_path):
 def test_a_forked_child_opens_a_connection_of_its_own(tmp_path):
     script = """
 import os, sys
-from budjoule.training.ledger import Ledger
+from budjoule.training.ledger.ledger import Ledger
 ledger = Ledger.open(sys.argv[1], budget_j=10)
 inherited = ledger.reserve(4)
 parent = ledger._books.connection()
@@ -253,7 +253,7 @@ def test_a_folder_without_permission_says_so(tmp_path):
 
 
 def test_a_ledger_held_by_another_process_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("budjoule.training.ledger_file.BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("budjoule.training.ledger.ledger_file.BUSY_TIMEOUT_S", 0.0)
     path = tmp_path / "l.db"
     with Ledger.open(path, budget_j=10) as ledger:
         other = sqlite3.connect(path, isolation_level=None)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import BudgetExhausted, LedgerError
-from budjoule.training.ledger import Ledger
+from budjoule.training.ledger.ledger import Ledger
 
 DAY_S = 86400.0
 
@@ -13,7 +13,7 @@ DAY_S = 86400.0
 @pytest.fixture
 def clock(monkeypatch):
     now = [1_000_000.0]
-    monkeypatch.setattr("budjoule.training.ledger.time.time", lambda: now[0])
+    monkeypatch.setattr("budjoule.training.ledger.ledger.time.time", lambda: now[0])
     return now
 
 
@@ -113,7 +113,7 @@ def test_a_length_that_is_none_is_refused_before_a_file_is_made(tmp_path, period
 def test_no_period_spends_more_than_its_budget(tmp_path_factory, steps):
     now = [0.0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("budjoule.training.ledger.time.time", lambda: now[0])
+        patch.setattr("budjoule.training.ledger.ledger.time.time", lambda: now[0])
         with Ledger.open(tmp_path_factory.mktemp("p") / "l.db", budget_j=10, period_s=24) as ledger:
             held, committed = [], 0.0
             for wait_s, amount, settle in steps:

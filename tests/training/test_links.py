@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.link_state import parse_link_state
-from budjoule.training.links import links, load_link
+from budjoule.training.links.link_state import parse_link_state
+from budjoule.training.links.links import links, load_link
 
 RADIOS = [name for name, link in links().items() if not link.broadcast]
 TAILED = [name for name in RADIOS if load_link(name).tail_s]

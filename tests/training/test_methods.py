@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from budjoule.training.methods import METHODS, STALENESS, Arrival, age_variance, aggregate, polynomial
+from budjoule.training.server.methods import METHODS, STALENESS, Arrival, age_variance, aggregate, polynomial
 
 FLOATS = st.floats(-100, 100, width=32)
 

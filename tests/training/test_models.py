@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.models import MODELS, build_model
+from budjoule.training.task.models import MODELS, build_model
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 

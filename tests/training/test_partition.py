@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.partition import partition
+from budjoule.training.task.partition import partition
 
 LABELS = np.repeat(np.arange(10), 40)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from budjoule.training.config import load_config
-from budjoule.training.memory import peak_memory_bytes
-from budjoule.training.models import build_model
+from budjoule.training.clients.memory import peak_memory_bytes
+from budjoule.training.config.config import load_config
+from budjoule.training.task.models import build_model
 
 INPUTS = torch.rand(32, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(32) % 10

@@ -13,14 +13,14 @@ import pytest
 
 from budjoule.energy.errors import RunError
 from budjoule.training.run import train
-from budjoule.training.simulator import Simulator
+from budjoule.training.simulation.simulator import Simulator
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 
 KILLED_AT = """
 import json, os, signal, sys
 import budjoule.training.run as run
-from budjoule.training.simulator import Simulator
+from budjoule.training.simulation.simulator import Simulator
 run._CHECKPOINT_EVENTS = 20
 step = Simulator.step
 def dying(self):
@@ -85,7 +85,9 @@ def test_a_run_killed_before_its_first_transaction_begins_anew(
 ) -> None:
     short = "stop.duration=3 min"
     with monkeypatch.context() as patch:
-        patch.setattr("budjoule.training.checkpoint.Checkpoint.save", lambda *_: (_ for _ in ()).throw(MemoryError))
+        patch.setattr(
+            "budjoule.training.simulation.checkpoint.Checkpoint.save", lambda *_: (_ for _ in ()).throw(MemoryError)
+        )
         with pytest.raises(MemoryError):
             run_bits(small, short, output=tmp_path / "run")
     assert run_bits(small, short, output=tmp_path / "run", resume=True) == run_bits(small, short)

@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import budjoule.training.build as build
+import budjoule.training.simulation.build as build
 from budjoule.energy.errors import RunError, UsageError
-from budjoule.training.config import load_config
-from budjoule.training.data import load_data
-from budjoule.training.ledger import Ledger
-from budjoule.training.local import Workbench, one_thread
-from budjoule.training.models import build_model
+from budjoule.training.clients.local import Workbench, one_thread
+from budjoule.training.config.config import load_config
+from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.run import train
+from budjoule.training.task.data import load_data
+from budjoule.training.task.models import build_model
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 
@@ -302,7 +302,7 @@ def test_the_ledgers_of_a_run_open_as_ledgers(small: dict[str, Any], tmp_path: P
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_one_line(small: dict[str, Any], tmp_path: Path) -> None:
-    from budjoule.training.record import Record
+    from budjoule.training.simulation.record import Record
 
     record = Record(
         Path("/dev/full"),

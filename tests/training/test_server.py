@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.compress import Compressor
-from budjoule.training.config import load_config
-from budjoule.training.frame import pack, unpack
-from budjoule.training.server import Broadcast, Server
-from budjoule.training.update import Update, layout_of
+from budjoule.training.compression.compress import Compressor
+from budjoule.training.compression.frame import pack, unpack
+from budjoule.training.compression.update import Update, layout_of
+from budjoule.training.config.config import load_config
+from budjoule.training.server.server import Broadcast, Server
 
 LAYOUT = layout_of([("weight", (4,))])
 OTHER = layout_of([("weight", (2, 2))])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from budjoule.energy.errors import UsageError
 from budjoule.energy.meters.meter import Domain
-from budjoule.training.ledger import Ledger
+from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.within import within
 
 

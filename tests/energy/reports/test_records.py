@@ -42,7 +42,7 @@ def test_a_ledger_reads_as_its_rows(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_the_project_reads_back(tmp_path: Path) -> None:
-    from budjoule.training.ledger import Ledger
+    from budjoule.training.ledger.ledger import Ledger
 
     with_ledger = Ledger.open(tmp_path / "phone.db", budget_j=100.0)
     with_ledger.reserve(30.0, "compute").commit(21.5)

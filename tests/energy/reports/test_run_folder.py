@@ -40,7 +40,7 @@ def test_an_unfinished_run_shows_what_its_events_say(make_run: MakeRun) -> None:
 
 
 def test_an_unfinished_run_takes_its_clients_from_the_ledger(make_run: MakeRun) -> None:
-    ledger = pytest.importorskip("budjoule.training.ledger")
+    ledger = pytest.importorskip("budjoule.training.ledger.ledger")
     import sqlite3
 
     folder = make_run(finished=False)

@@ -1,0 +1,174 @@
+"""Local training on flat vectors: one `Workbench` holds one model whose weights are views of one float32 vector.
+
+A client's whole state is that vector, so the same workbench serves every client in turn, and an update is a subtraction.
+The eager loop is sequential on purpose: on a CPU it beats batching clients together.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from budjoule.energy.errors import UsageError
+from budjoule.training.compression.update import Layout, Vector, layout_of
+from budjoule.training.config.config import Training
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+_EVALUATION_BATCH = 1000
+_MOMENTUM = 0.9
+
+
+class Workbench:
+    """A model, its trained subset as one vector, and the two things done with it: a local block and an evaluation.
+
+    Args:
+        model: Float32 module that maps inputs to class scores; taken over.
+        training: The local block.
+
+    Attributes:
+        layout: Names and shapes of what is trained and sent: parameters first, then float buffers such as batch
+            norm's running statistics, which travel like weights.
+    """
+
+    def __init__(self, model: "nn.Module", training: Training) -> None:
+        import torch
+
+        self._model = model
+        self._training = training
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        buffers = [(name, b) for name, b in model.named_buffers() if b.dtype == torch.float32]
+        self.layout: Layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in (*trained, *buffers)])
+        self._flat = torch.cat([tensor.detach().reshape(-1) for _, tensor in (*trained, *buffers)])
+        self._trained = sum(p.numel() for _, p in trained)
+        self._gradient = torch.zeros(self._trained)
+        start = 0
+        for _, tensor in (*trained, *buffers):
+            view = slice(start, start + tensor.numel())
+            tensor.data = self._flat[view].view(tensor.shape)
+            if tensor.requires_grad:
+                tensor.grad = self._gradient[view].view(tensor.shape)
+            start += tensor.numel()
+
+    @property
+    def model(self) -> "nn.Module":
+        """The module itself, for tracing its cost."""
+        return self._model
+
+    def values(self) -> Vector:
+        """A copy of the present weights. Shape (layout.size,)."""
+        return self._flat.numpy().copy()
+
+    def load(self, values: Vector) -> None:
+        """Set the weights. Shape (layout.size,)."""
+        import torch
+
+        self._flat.copy_(torch.from_numpy(values))
+
+    def block(
+        self,
+        start: Vector,
+        inputs: "Tensor",
+        labels: "Tensor",
+        *,
+        seed: tuple[int, ...],
+        prior: "Tensor | None" = None,
+    ) -> Vector:
+        """Train one local block and return the weights it ends with. Shape (layout.size,).
+
+        Args:
+            start: Weights to start from. Shape (layout.size,).
+            inputs: The client's inputs. Shape (n, ...).
+            labels: Their classes. Shape (n,).
+            seed: Decides batches and the model's own randomness, so that a block repeats to the bit.
+            prior: Logarithm of the client's label frequencies, added to the scores (logit adjustment: Menon et al.,
+                ICLR 2021, arXiv:2007.07314). Shape (classes,).
+        """
+        import torch
+
+        rng = np.random.default_rng(seed)
+        torch.manual_seed(int(rng.integers(2**62)))
+        self.load(start)
+        self._model.train()
+        step = self._stepper()
+        for batch in self._batches(len(labels), rng):
+            scores = self._model(inputs[batch])
+            loss = torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, labels[batch])
+            self._gradient.zero_()
+            loss.backward()
+            step()
+        return self.values()
+
+    def evaluate(self, values: Vector, inputs: "Tensor", labels: "Tensor") -> "tuple[float, float, Tensor]":
+        """Accuracy, mean loss, and which examples were right. The last has shape (n,)."""
+        import torch
+
+        self.load(values)
+        self._model.eval()
+        right, loss = [], 0.0
+        with torch.no_grad():
+            for at in range(0, len(labels), _EVALUATION_BATCH):
+                scores = self._model(inputs[at : at + _EVALUATION_BATCH])
+                wanted = labels[at : at + _EVALUATION_BATCH]
+                loss += float(torch.nn.functional.cross_entropy(scores, wanted, reduction="sum"))
+                right.append(scores.argmax(1) == wanted)
+        correct = torch.cat(right)
+        return float(correct.float().mean()), loss / len(labels), correct
+
+    def _batches(self, examples: int, rng: np.random.Generator) -> "Iterator[Tensor]":
+        """Indices of each step's batch: epochs without replacement, reshuffled as often as the block needs."""
+        import torch
+
+        size, steps = min(self._training.batch_size, examples), self._training.local_steps
+        epochs = -(-size * steps // examples)
+        order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])[: size * steps]
+        return iter(torch.from_numpy(order).view(steps, size))
+
+    def _stepper(self) -> Callable[[], object]:
+        """The optimizer's step over the flat vector; its state lives for one block."""
+        import torch
+
+        flat = self._flat[: self._trained]
+        rate = self._training.learning_rate
+        if self._training.optimizer == "sgd":
+            return lambda: flat.add_(self._gradient, alpha=-rate)
+        parameter = torch.nn.Parameter(flat)
+        parameter.grad = self._gradient
+        optimizer = make_optimizer(self._training.optimizer, [parameter], rate)
+        return optimizer.step
+
+
+def make_optimizer(name: str, parameters: "list[nn.Parameter]", learning_rate: float) -> "torch.optim.Optimizer":
+    """A torch optimizer by a configuration's name.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    import torch
+
+    if name not in ("sgd", "sgd-momentum", "adam", "adamw"):
+        raise UsageError(f"unknown optimizer {name!r}; give sgd, sgd-momentum, adam or adamw")
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr=learning_rate, foreach=False)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, foreach=False)
+    return torch.optim.SGD(
+        parameters, lr=learning_rate, momentum=_MOMENTUM if name == "sgd-momentum" else 0.0, foreach=False
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread and a kept random state: small models lose time to more, and results must not depend on cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)

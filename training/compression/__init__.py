@@ -1,0 +1,1 @@
+"""From an update to bytes and back: choose, quantize, code, frame."""

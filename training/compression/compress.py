@@ -1,0 +1,208 @@
+"""Makes an update small: select entries, quantize them, code their indices and values, each part a row here.
+
+A body says by itself how it was made, so `decode` needs the layout and nothing else. Every part is lossless, unbiased,
+or leaves a residual that `ErrorFeedback` keeps for the next update.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from budjoule.energy.errors import PayloadError, UsageError
+from budjoule.training.compression.codec_index import decode_indices, encode_indices, index_upper_bytes
+from budjoule.training.compression.codec_value import (
+    VALUE_CODECS,
+    ValueCodec,
+    decode_values,
+    encode_values,
+    value_upper_bytes,
+)
+from budjoule.training.compression.select import hashed_indices, largest_indices
+from budjoule.training.compression.update import Layout, Vector, check_length
+
+_HEAD = struct.Struct("<BBI")  # selection, value codec, number of entries sent
+_ALL, _LISTED, _SEEDED = 0, 1, 2
+_SEED = struct.Struct("<Q")
+
+SELECTIONS = ("topk", "randomk")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compressor:
+    """What `update.compress` asks for, parsed: at most one selection and one value codec.
+
+    Args:
+        selection: `all`, `topk` or `randomk`.
+        kept_frac: The share of entries that a selection keeps.
+        values: How the kept values are stored; a row of `VALUE_CODECS`.
+        unbiased: Round at random and scale a random selection by n/k, so that the mean is the update. Off under error
+            feedback, which needs the error to be smaller than the update, or residuals would grow without end.
+    """
+
+    selection: str = "all"
+    kept_frac: float = 1.0
+    values: str = "fp32"
+    unbiased: bool = True
+
+    @classmethod
+    def parse(cls, steps: Sequence[str], *, error_feedback: bool = False) -> "Compressor":
+        """Read steps such as `["topk:0.01", "quantize:8"]`; none is dense fp32.
+
+        Args:
+            steps: `topk:SHARE` or `randomk:SHARE`; `quantize:8|4|2|1.6`, `ternary`, `fp16` or `fp16z`, `fp32z` (with zstd).
+            error_feedback: The residual is kept, so the error may have a mean but must shrink.
+
+        Raises:
+            UsageError: A step is unknown, out of range or given twice.
+        """
+        selection, kept_frac, values = "all", 1.0, ""
+        for step in steps:
+            name, _, argument = step.partition(":")
+            if name in SELECTIONS:
+                if selection != "all":
+                    raise UsageError(f"compress selects twice ({selection} and {step}); keep one")
+                selection, kept_frac = name, _share(step, argument)
+                continue
+            codec = _CODEC_OF_STEP.get(step)
+            if codec is None:
+                known = ", ".join([*(f"{name}:0.01" for name in SELECTIONS), *_CODEC_OF_STEP])
+                raise UsageError(f"unknown compress step {step!r}; give some of {known}")
+            if values:
+                raise UsageError(f"compress stores values twice ({values} and {step}); keep one")
+            values = codec
+        return cls(selection=selection, kept_frac=kept_frac, values=values or "fp32", unbiased=not error_feedback)
+
+    @property
+    def lossless(self) -> bool:
+        """Every entry arrives as it was sent."""
+        return self.selection == "all" and self.values in ("fp32", "fp32z")
+
+    def kept(self, size: int) -> int:
+        """The most entries of `size` that are sent."""
+        return size if self.selection == "all" else min(size, max(1, round(self.kept_frac * size)))
+
+    def encode(self, values: Vector, layout: Layout, rng: np.random.Generator) -> bytes:
+        """The body of a frame for a delta. Shape (layout.size,).
+
+        Args:
+            values: The delta; finite.
+            layout: Its layout.
+            rng: Source of the random selection and the stochastic rounding.
+
+        Raises:
+            PayloadError: The delta has another shape, or holds NaN or infinities.
+        """
+        values = np.ascontiguousarray(values, np.float32)
+        check_length(values, layout)
+        if not np.isfinite(values).all():
+            raise PayloadError("the update holds NaN or infinite values; lower the learning rate")
+        codec = VALUE_CODECS[self.values]
+        rounding = rng if self.unbiased else None
+        if self.selection == "all" or self.kept(values.size) == values.size:
+            return _HEAD.pack(_ALL, codec.code, values.size) + encode_values(values, codec, rounding)
+        kept = self.kept(values.size)
+        if self.selection == "randomk":
+            seed = int(rng.integers(2**63))
+            chosen = values[hashed_indices(values.size, kept, seed)]
+            if self.unbiased:
+                chosen = chosen * np.float32(values.size / max(kept, 1))
+            return _HEAD.pack(_SEEDED, codec.code, kept) + _SEED.pack(seed) + encode_values(chosen, codec, rounding)
+        indices = largest_indices(values, kept)
+        head = _HEAD.pack(_LISTED, codec.code, indices.size)
+        return head + encode_indices(indices, layout.bounds) + encode_values(values[indices], codec, rounding)
+
+    def size_upper_bytes(self, layout: Layout) -> int:
+        """The largest body this compressor can make: what a reservation for sending is based on. [B]"""
+        kept = self.kept(layout.size)
+        body = _HEAD.size + value_upper_bytes(kept, VALUE_CODECS[self.values])
+        if self.selection == "randomk":
+            return body + _SEED.size
+        return body + (index_upper_bytes(layout.size, kept) if self.selection == "topk" else 0)
+
+
+def decode(body: bytes, layout: Layout) -> Vector:
+    """The delta that a body holds; allocates a few times the layout's size at most, whatever the bytes say.
+
+    Raises:
+        PayloadError: The body is no valid body for this layout.
+    """
+    view = memoryview(body)
+    if len(view) < _HEAD.size:
+        raise PayloadError(f"the body ends after {len(view)} bytes, inside its head; it was cut short")
+    selection, code, kept = _HEAD.unpack_from(view)
+    if kept > layout.size:
+        raise PayloadError(f"the body claims {kept} entries, the layout has {layout.size}")
+    codec = _CODEC_OF_CODE.get(code)
+    if codec is None:
+        raise PayloadError(f"unknown value codec {code}; both sides need the same version")
+    view = view[_HEAD.size :]
+    if selection == _ALL:
+        if kept != layout.size:
+            raise PayloadError(f"the body holds {kept} entries, the layout needs {layout.size}")
+        return decode_values(view, kept, codec)
+    if selection == _LISTED:
+        indices, view = decode_indices(view, layout.bounds, kept)
+    elif selection == _SEEDED:
+        if len(view) < _SEED.size:
+            raise PayloadError("the body ends inside the seed of its selection; it was cut short")
+        indices = hashed_indices(layout.size, kept, _SEED.unpack_from(view)[0])
+        view = view[_SEED.size :]
+    else:
+        raise PayloadError(f"unknown selection {selection}; both sides need the same version")
+    values = np.zeros(layout.size, np.float32)
+    values[indices] = decode_values(view, kept, codec)
+    return values
+
+
+@dataclass(slots=True)
+class ErrorFeedback:
+    """Keeps what a lossy update did not carry, and adds it to the next.
+
+    Source: Seide et al., 1-bit stochastic gradient descent, Interspeech 2014; Karimireddy et al., Error feedback fixes
+    SignSGD, ICML 2019, arXiv 1901.09847.
+
+    Args:
+        residual: What was learnt and not yet sent. Shape (layout.size,).
+    """
+
+    residual: Vector
+
+    @classmethod
+    def empty(cls, layout: Layout) -> "ErrorFeedback":
+        """Nothing kept yet."""
+        return cls(np.zeros(layout.size, np.float32))
+
+    def apply(self, delta: Vector) -> Vector:
+        """What should be sent: the new delta and what was kept. The residual is now all of it, until `settle`."""
+        self.residual = self.residual + delta
+        return self.residual
+
+    def settle(self, sent: Vector) -> None:
+        """Note what arrived; the rest stays for the next update."""
+        self.residual = self.residual - sent
+
+
+def _share(step: str, argument: str) -> float:
+    try:
+        share = float(argument)
+    except ValueError:
+        share = float("nan")
+    if not 0 < share <= 1:
+        raise UsageError(f"compress step {step!r} needs a share above 0 and up to 1, as in 'topk:0.01'")
+    return share
+
+
+_CODEC_OF_STEP = {
+    "quantize:8": "int8",
+    "quantize:4": "int4",
+    "quantize:2": "int2",
+    "quantize:1.6": "ternary",
+    "ternary": "ternary",
+    "fp16": "fp16",
+    "fp16z": "fp16z",
+    "fp32": "fp32",
+    "fp32z": "fp32z",
+}
+_CODEC_OF_CODE: dict[int, ValueCodec] = {codec.code: codec for codec in VALUE_CODECS.values()}

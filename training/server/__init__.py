@@ -1,0 +1,1 @@
+"""Buffer updates, weigh them, aggregate, publish: one algorithm for every engine."""

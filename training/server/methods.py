@@ -1,0 +1,134 @@
+"""How a server turns a buffer of updates into one step: one row a method, each the rule that weighs the updates.
+
+A method changes the server alone: when it aggregates (in rounds, or whenever a buffer is full) and what each update weighs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from budjoule.training.compression.update import Vector
+from budjoule.training.server.combine import Combine, Weights, mean
+
+AGE_EXPONENT = 0.5  # of (1 + tau)^-a, as in FedBuff: Nguyen et al., AISTATS 2022, arXiv:2106.06639
+GAP_CAP = 16.0  # slots; a client that was silent for longer gains no more weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """An update that the server holds.
+
+    Args:
+        client: Who sent it.
+        examples: How many examples it was trained on.
+        staleness: Versions published since its base.
+        gap_slots: Slots since the client was invited, at least 1: how long it was silent.
+        values: The delta. Shape (n,).
+    """
+
+    client: int
+    examples: int
+    staleness: int
+    gap_slots: float
+    values: Vector
+
+
+Weigh = Callable[[Sequence[Arrival]], Weights]
+
+
+def aggregate(
+    weights: Vector, arrivals: Sequence[Arrival], shares: Weights, learning_rate: float, *, combine: Combine = mean
+) -> Vector:
+    """One server step. Shape (n,).
+
+    ``w <- w + lr combine(d_i, s_i)``, with the mean ``w <- w + lr sum_i s_i d_i / sum_i s_i``.
+
+    Args:
+        weights: The present weights. Shape (n,).
+        arrivals: Updates, at least one, in the order of their arrival.
+        shares: What each weighs; positive. Shape (len(arrivals),).
+        learning_rate: The server's rate.
+        combine: How weighed updates become one.
+    """
+    step = combine([arrival.values for arrival in arrivals], shares)
+    step *= np.float32(learning_rate)
+    step += weights
+    return step
+
+
+def constant(arrivals: Sequence[Arrival]) -> Weights:
+    """Every update alike."""
+    return np.ones(len(arrivals))
+
+
+def polynomial(arrivals: Sequence[Arrival]) -> Weights:
+    """By age alone: ``(1 + tau)^-1/2``."""
+    shares: Weights = (1.0 + np.array([arrival.staleness for arrival in arrivals])) ** -AGE_EXPONENT
+    return shares
+
+
+def age_variance(arrivals: Sequence[Arrival]) -> Weights:
+    """By age, and less where an update strays: ``(1 + tau)^-1/2 min(1, median variance / variance_i)``.
+
+    The variance of an update is its mean squared distance from the buffer's mean, so it costs no bytes and no client can
+    misstate it; with two updates or fewer it says nothing and only the age counts. This is a design of ours: the formula of
+    FTTE (arXiv:2510.03165), which also weighs by age and variance, is not public.
+    """
+    age = polynomial(arrivals)
+    if len(arrivals) < 3:
+        return age
+    mean = np.mean([arrival.values for arrival in arrivals], axis=0, dtype=np.float64)
+    variance = np.array([np.mean((arrival.values - mean) ** 2) for arrival in arrivals])
+    median = np.median(variance)
+    trust: Weights = np.where(variance > median, median / np.maximum(variance, np.finfo(np.float64).tiny), 1.0)
+    return age * trust
+
+
+STALENESS: dict[str, Weigh] = {"constant": constant, "polynomial": polynomial, "age-variance": age_variance}
+
+
+def by_examples(arrivals: Sequence[Arrival], _staleness: Weigh) -> Weights:
+    """By examples, as FedAvg does; within a round nothing is stale."""
+    return np.array([float(arrival.examples) for arrival in arrivals])
+
+
+def by_staleness(arrivals: Sequence[Arrival], staleness: Weigh) -> Weights:
+    """By the configured staleness rule."""
+    return staleness(arrivals)
+
+
+def by_staleness_and_gap(arrivals: Sequence[Arrival], staleness: Weigh) -> Weights:
+    """The staleness rule times ``sqrt(min(gap, cap))``: who speaks rarely, by thrift or a poor link, is not drowned out.
+
+    Where every client answers within its slot all gaps are 1 and this is the staleness rule itself.
+    """
+    gaps = np.array([arrival.gap_slots for arrival in arrivals])
+    shares: Weights = staleness(arrivals) * np.sqrt(np.minimum(gaps, GAP_CAP))
+    return shares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A server's way of working.
+
+    Args:
+        synchronous: It works in rounds and waits for its cohort.
+        deadline: It waits no longer than the deadline.
+        weigh: What each update in the buffer weighs.
+        staleness: The staleness rule where a configuration names none.
+    """
+
+    synchronous: bool = False
+    deadline: bool = False
+    weigh: Callable[[Sequence[Arrival], Weigh], Weights] = by_staleness
+    staleness: str = "age-variance"
+
+
+METHODS: dict[str, Method] = {
+    "fedavg": Method(synchronous=True, weigh=by_examples, staleness="constant"),
+    "fedavg-deadline": Method(synchronous=True, deadline=True, weigh=by_examples, staleness="constant"),
+    "fedbuff": Method(staleness="polynomial"),
+    "ftte-style": Method(),
+    "budjoule": Method(weigh=by_staleness_and_gap),
+}

@@ -1,0 +1,273 @@
+"""The server's algorithm, written once against a small `Engine`: invite clients, check what arrives, weigh, aggregate.
+
+It knows no clock and no transport. The simulator is one engine; a network is another. Whatever arrives that is no valid
+update of an invited client is counted and refused, and the run goes on.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from budjoule.energy.errors import PayloadError, UsageError
+from budjoule.training.compression.compress import Compressor
+from budjoule.training.compression.frame import pack, size_upper_bytes, unpack
+from budjoule.training.compression.update import Layout, Update, Vector
+from budjoule.training.config.config import Config
+from budjoule.training.server.combine import parse_aggregate
+from budjoule.training.server.methods import METHODS, STALENESS, Arrival, aggregate
+
+_MAX_STALENESS = 1000  # versions; an older base is refused as out of version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broadcast:
+    """A version as clients receive it.
+
+    Args:
+        version: Its number.
+        frame: The bytes that travel.
+        values: What the frame decodes to, which is what clients train from. Shape (n,).
+    """
+
+    version: int
+    frame: bytes
+    values: Vector
+
+
+class Engine(Protocol):
+    """What a server needs of the world: a clock, who is free, and ways to reach them."""
+
+    @property
+    def now_s(self) -> float:
+        """Time since the run began. [s]"""
+        ...
+
+    def free_clients(self) -> Sequence[int]:
+        """Clients that can be invited now."""
+        ...
+
+    def invite(self, client: int, model: "Broadcast") -> bool:
+        """Hand a client the model to train from; False when it cannot take part."""
+        ...
+
+    def alarm(self, time_s: float, mark: int) -> None:
+        """Call `Server.alarmed(mark)` at a time. [s]"""
+        ...
+
+    def published(self, updates: int, mean_staleness: float) -> None:
+        """A new version stands."""
+        ...
+
+    def rejected(self, client: int, reason: str) -> None:
+        """Something that arrived was refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """An open invitation: the version that was handed out, and when."""
+
+    version: int
+    time_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerState:
+    """All that a server remembers.
+
+    Args:
+        weights: The weights that updates are added to, and that clients train from. Shape (n,).
+        average: The average of versions that is evaluated and kept as the result. Shape (n,).
+        version: Versions made so far.
+        round: Rounds begun, of a synchronous server.
+        draws: Random choices made.
+        invited: Open invitations by client.
+        buffer: Updates not yet aggregated.
+    """
+
+    weights: Vector
+    average: Vector
+    version: int = 0
+    round: int = 0
+    draws: int = 0
+    invited: dict[int, Invitation] = field(default_factory=dict)
+    buffer: list[Arrival] = field(default_factory=list)
+
+
+def parse_broadcast(config: Config) -> Compressor:
+    """How versions are stored on their way down.
+
+    Raises:
+        UsageError: The steps are unknown, or leave weights out.
+    """
+    compressor = Compressor.parse(config.server.broadcast)
+    if compressor.selection != "all":
+        raise UsageError(
+            f"server.broadcast: {compressor.selection} would leave weights out; give a value step such as quantize:8"
+        )
+    return compressor
+
+
+class Server:
+    """A federated server over some engine.
+
+    Args:
+        config: The run's configuration.
+        layout: Layout of what is trained.
+        weights: Initial weights. Shape (layout.size,).
+        deadline_s: How long a round waits, of a method with a deadline. [s]
+    """
+
+    def __init__(self, config: Config, layout: Layout, weights: Vector, *, deadline_s: float = math.inf) -> None:
+        self._config = config.server
+        self._seed = config.seed
+        self._slot_s = config.schedule.slot_s
+        self._method = METHODS[config.server.method]
+        self._deadline_s = deadline_s
+        self._layout = layout
+        self._max_bytes = size_upper_bytes(layout, Compressor.parse(config.update.compress))
+        self._broadcast_by = parse_broadcast(config)
+        self._broadcast: Broadcast | None = None
+        self._combine = parse_aggregate(config.server.aggregate)
+        self.state = ServerState(weights=weights, average=weights)
+
+    def begin(self, engine: Engine) -> None:
+        """Invite the first clients."""
+        self._fill(engine)
+
+    def receive(self, engine: Engine, sender: int, data: bytes) -> bool:
+        """Take a frame that arrived from a client; False when it was refused, which leaves the client's invitation open.
+
+        Args:
+            engine: The world it came from.
+            sender: Who sent it, as the transport knows.
+            data: The frame.
+        """
+        try:
+            arrival = self._check(engine, sender, data)
+        except PayloadError as error:
+            engine.rejected(sender, str(error))
+            return False
+        del self.state.invited[sender]
+        self.state.buffer.append(arrival)
+        if not self._method.synchronous and len(self.state.buffer) >= self._config.buffer_size:
+            self._aggregate(engine)
+        self._fill(engine)
+        return True
+
+    def give_up(self, engine: Engine, client: int) -> None:
+        """No update will come of a client's invitation: it declined, it was lost, or what it sent was refused."""
+        self.state.invited.pop(client, None)
+        self._fill(engine)
+
+    def alarmed(self, engine: Engine, mark: int) -> None:
+        """A round's deadline has come; those still out are not waited for."""
+        if mark == self.state.round:
+            self.state.invited.clear()
+            self._fill(engine)
+
+    def finish(self, engine: Engine) -> None:
+        """No client works any more: aggregate what is left in the buffer, since its joules are spent."""
+        if self.state.buffer:
+            self._aggregate(engine)
+
+    def _check(self, engine: Engine, sender: int, data: bytes) -> Arrival:
+        update = unpack(data, self._layout, max_bytes=self._max_bytes)
+        if update.client != sender:
+            raise PayloadError(f"a frame of client {update.client} came from client {sender}")
+        invitation = self.state.invited.get(sender)
+        if invitation is None:
+            raise PayloadError("no open invitation: the round is over, or the frame was sent twice")
+        if update.base_version != invitation.version:
+            raise PayloadError(f"base version {update.base_version} instead of the {invitation.version} handed out")
+        staleness = self.state.version - update.base_version
+        if staleness > _MAX_STALENESS:
+            raise PayloadError(f"base version {update.base_version} is {staleness} versions old")
+        if update.examples < 1:
+            raise PayloadError("trained on no example")
+        silent_s = engine.now_s - invitation.time_s
+        gap_slots = max(1.0, silent_s // self._slot_s) if self._slot_s < math.inf else 1.0
+        return Arrival(
+            client=sender,
+            examples=update.examples,
+            staleness=staleness,
+            gap_slots=gap_slots,
+            values=update.values,
+        )
+
+    def _aggregate(self, engine: Engine) -> None:
+        state, arrivals = self.state, self.state.buffer
+        shares = self._method.weigh(arrivals, STALENESS[self._config.staleness])
+        state.weights = aggregate(state.weights, arrivals, shares, self._config.learning_rate, combine=self._combine)
+        state.version += 1
+        # The ramp lets the average forget the untrained first versions.
+        kept = np.float32(min(self._config.average, state.version / (10.0 + state.version)))
+        state.average = kept * state.average + (np.float32(1) - kept) * state.weights if kept else state.weights
+        state.buffer = []
+        engine.published(len(arrivals), float(np.mean([arrival.staleness for arrival in arrivals])))
+
+    def _fill(self, engine: Engine) -> None:
+        """Keep the cohort busy: one by one, or, in rounds, all at once when the last of a round is in."""
+        if self._method.synchronous:
+            if self.state.invited:
+                return
+            if self.state.buffer:
+                self._aggregate(engine)
+            self.state.round += 1
+        while len(self.state.invited) < self._config.cohort:
+            client = self._choose(engine)
+            if client is None:
+                break
+            self.state.invited[client] = Invitation(self.state.version, engine.now_s)
+            if not engine.invite(client, self.broadcast()):
+                del self.state.invited[client]
+        if self._method.deadline and self.state.invited:
+            engine.alarm(engine.now_s + self._deadline_s, self.state.round)
+
+    def _choose(self, engine: Engine) -> int | None:
+        free = engine.free_clients()
+        if not free:
+            return None
+        self.state.draws += 1
+        return int(free[int(np.random.default_rng([self._seed, 0x5E4, self.state.draws]).integers(len(free)))])
+
+    def broadcast(self) -> Broadcast:
+        """The present version on its way down, packed once; a function of the seed, the version and the weights."""
+        version = self.state.version
+        if self._broadcast is None or self._broadcast.version != version:
+            rng = np.random.default_rng([self._seed, 0xD0, version])
+            whole = Update(client=0, base_version=version, examples=0, values=self.state.weights)
+            frame = pack(whole, self._layout, self._broadcast_by, rng)
+            values = unpack(frame, self._layout, max_bytes=len(frame)).values
+            self._broadcast = Broadcast(version=version, frame=frame, values=values)
+        return self._broadcast
+
+    def numbers(self) -> dict[str, Any]:
+        """The state without its vectors, as plain data for a checkpoint."""
+        state = self.state
+        return {
+            "version": state.version,
+            "round": state.round,
+            "draws": state.draws,
+            "invited": [[client, item.version, item.time_s] for client, item in state.invited.items()],
+            "buffer": [[item.client, item.examples, item.staleness, item.gap_slots] for item in state.buffer],
+        }
+
+    def restore(self, numbers: dict[str, Any], weights: Vector, average: Vector, deltas: Sequence[Vector]) -> None:
+        """Take up where `numbers` and the vectors were saved."""
+        self._broadcast = None
+        self.state = ServerState(
+            weights=weights,
+            average=average,
+            version=numbers["version"],
+            round=numbers["round"],
+            draws=numbers["draws"],
+            invited={client: Invitation(version, time_s) for client, version, time_s in numbers["invited"]},
+            buffer=[
+                Arrival(client=client, examples=examples, staleness=staleness, gap_slots=gap, values=values)
+                for (client, examples, staleness, gap), values in zip(numbers["buffer"], deltas, strict=True)
+            ],
+        )

@@ -1,0 +1,1 @@
+"""The in-process engine: a virtual clock, checkpoints, the run's record."""

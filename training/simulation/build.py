@@ -1,0 +1,244 @@
+"""Builds a run's parts from its configuration (data, model, fleet, costs, server, clients) and sums the run up at the end."""
+
+import hashlib
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from budjoule.energy.errors import RunError
+from budjoule.training.clients.client import Client, Terms
+from budjoule.training.clients.cost import BlockCosts
+from budjoule.training.clients.fleet import Member, draw_fleet
+from budjoule.training.clients.local import Workbench
+from budjoule.training.clients.memory import peak_memory_bytes
+from budjoule.training.compression.compress import Compressor
+from budjoule.training.compression.update import Vector
+from budjoule.training.config.config import Config
+from budjoule.training.ledger.ledger import CAUSES, Ledger
+from budjoule.training.links.link_state import parse_link_state
+from budjoule.training.links.links import load_link
+from budjoule.training.schedulers import make_scheduler
+from budjoule.training.server.combine import parse_aggregate
+from budjoule.training.server.methods import METHODS
+from budjoule.training.server.server import Server, parse_broadcast
+from budjoule.training.simulation.record import Record
+from budjoule.training.simulation.simulator import Simulator
+from budjoule.training.task.data import Data, load_data
+from budjoule.training.task.models import build_model
+from budjoule.training.task.partition import partition
+from budjoule.training.task.shards import Shards
+
+if TYPE_CHECKING:
+    from budjoule.training.simulation.checkpoint import Checkpoint
+
+UNLIMITED_J = 1e9  # the ledger of a client without a budget: 32 years at one watt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Everything a run is made of before it begins.
+
+    Args:
+        config: The run's configuration.
+        data: What is learnt.
+        shards: Who holds it.
+        members: Who the clients are.
+        bench: The model, ready to train and to evaluate.
+        initial: Its first weights. Shape (layout.size,).
+        terms: What is the same for all clients.
+        costs: What local blocks cost.
+        peak_memory_bytes: The most that a client's training step holds. [B]
+    """
+
+    config: Config
+    data: Data
+    shards: Shards
+    members: list[Member]
+    bench: Workbench
+    initial: Vector
+    terms: Terms
+    costs: BlockCosts
+    peak_memory_bytes: int
+
+    @classmethod
+    def of(cls, config: Config) -> "Parts":
+        """Build the parts; everything that a configuration can get wrong fails here, before anything is written.
+
+        Raises:
+            UsageError: The data, the model, a profile, a link, a compressor or a policy cannot be used as given.
+        """
+        training = config.training
+        compressor = Compressor.parse(config.update.compress, error_feedback=config.update.error_feedback)
+        parse_broadcast(config)
+        parse_aggregate(config.server.aggregate)
+        make_scheduler(config.schedule.policy, seed=config.seed, client=0)
+        parse_link_state(config.fleet.link_state, seed=config.seed, client=0)
+        members = draw_fleet(config)
+        data = load_data(config.task.data, config.seed)
+        parts = partition(
+            config.task.partition, data.labels.numpy(), config.fleet.clients, config.seed, owners=data.owners
+        )
+        shards = Shards(data, parts, priors=training.logit_adjustment)
+        model = build_model(config.task.model, data.inputs[:2], data.classes, config.seed)
+        batch = min(training.batch_size, max(len(part) for part in parts))
+        peak = peak_memory_bytes(model, data.inputs[:batch], data.labels[:batch], training)
+        costs = BlockCosts(model, data.inputs[:1], optimizer=training.optimizer, local_steps=training.local_steps)
+        for device in config.fleet.device_shares:
+            costs.cost(device, batch)  # an unknown device or an untraceable model is known now
+        bench = Workbench(model, training)
+        terms = Terms(
+            layout=bench.layout,
+            compressor=compressor,
+            broadcast=parse_broadcast(config),
+            horizon_s=config.budget.horizon_s,
+            upload_bytes=config.budget.upload_bytes,
+            slot_s=config.schedule.slot_s if config.slots else 0.0,
+            error_frac=config.fleet.energy_error_frac,
+            awake_frac=config.fleet.awake_frac,
+            error_feedback=config.update.error_feedback,
+        )
+        return cls(
+            config=config,
+            data=data,
+            shards=shards,
+            members=members,
+            bench=bench,
+            initial=bench.values(),
+            terms=terms,
+            costs=costs,
+            peak_memory_bytes=peak,
+        )
+
+    def record(self, checkpoint: "Checkpoint", folder: Path) -> Record:
+        """The run folder's events and totals.
+
+        Raises:
+            RunError: `events.jsonl` cannot be written.
+        """
+        return Record(
+            folder / "events.jsonl",
+            target_accuracy_frac=self.config.stop.target_accuracy_frac,
+            evaluate_every=self.config.server.evaluate_every or self._evaluate_every(),
+            evaluate=lambda model: self.bench.evaluate(model, self.data.test_inputs, self.data.test_labels)[:2],
+            spent_j=checkpoint.spent_j,
+        )
+
+    def simulator(self, checkpoint: "Checkpoint", record: Record) -> Simulator:
+        """The simulator at its start, its ledgers in the checkpoint's file.
+
+        Raises:
+            LedgerError: The file's ledgers were made with another budget.
+        """
+        config = self.config
+        clients = [self._client(member, checkpoint) for member in self.members]
+        deadline_s = config.server.deadline_s
+        if deadline_s is None:  # twice what half of the fleet needs, and the wait for its slot
+            deadline_s = 2 * statistics.median(client.expected_task_s() for client in clients) + self.terms.slot_s
+        return Simulator(
+            config,
+            server=Server(config, self.bench.layout, self.initial, deadline_s=deadline_s),
+            clients=clients,
+            shards=self.shards,
+            bench=self.bench,
+            record=record,
+            shelf=checkpoint.residual,
+        )
+
+    def summary(self, simulator: Simulator) -> dict[str, Any]:
+        """The run in numbers; sums over clients where a sum makes sense."""
+        config, totals = self.config, simulator.record.totals
+        by_client = [self._client_row(client) for client in simulator.clients]
+        limited = config.budget.energy_j < UNLIMITED_J
+        average = simulator.server.state.average
+        _, _, right = self.bench.evaluate(average, self.data.test_inputs, self.data.test_labels)
+        return {
+            "method": config.server.method,
+            "policy": config.schedule.policy,
+            "seed": config.seed,
+            "accuracy_frac": totals.accuracy_frac,
+            "loss": totals.loss if abs(totals.loss) < float("inf") else None,
+            "target_accuracy_frac": config.stop.target_accuracy_frac if config.stop.target_accuracy_frac <= 1 else None,
+            "time_to_target_s": totals.time_to_target_s,
+            "energy_to_target_j": totals.energy_to_target_j,
+            "uplink_bytes_to_target": totals.uplink_bytes_to_target,
+            "worst_decile_accuracy_frac": self.shards.worst_decile_accuracy(right),
+            "budget_j": sum(row["budget_j"] for row in by_client) if limited else None,
+            "spent_j": sum(row["spent_j"] for row in by_client),
+            "spent_by_cause_j": {cause: sum(row["spent_by_cause_j"][cause] for row in by_client) for cause in CAUSES},
+            "overspent_clients": sum(row["overspent_j"] > 0 for row in by_client),
+            "uplink_bytes": totals.uplink_bytes,
+            "downlink_bytes": totals.downlink_bytes,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "simulated_duration_s": simulator.now_s,
+            "wall_duration_s": totals.wall_duration_s,
+            "stopped_by": simulator.stopped or "budget",
+            "rounds": simulator.server.state.version,
+            "clients": config.fleet.clients,
+            "participating_clients": sum(row["sends"] > row["lost"] for row in by_client),
+            "sends": totals.sends,
+            "lost": totals.lost,
+            "rejects": dict(totals.rejects),
+            "parameters": self.bench.layout.size,
+            "model_sha256": hashlib.sha256(average.astype("<f4").tobytes()).hexdigest(),
+            "by_client": by_client,
+        }
+
+    def save_model(self, simulator: Simulator, path: Path) -> None:
+        """Write the averaged model's state dict, for `torch.load(path, weights_only=True)`.
+
+        Raises:
+            RunError: The file cannot be written.
+        """
+        import torch
+
+        self.bench.load(simulator.server.state.average)
+        state = {name: tensor.detach().clone() for name, tensor in self.bench.model.state_dict().items()}
+        try:
+            torch.save(state, path)
+        except (OSError, RuntimeError) as error:
+            raise RunError(f"cannot write {path}: {error}; check the free space and permissions") from None
+
+    def _client(self, member: Member, checkpoint: "Checkpoint") -> Client:
+        config = self.config
+        batch = min(config.training.batch_size, self.shards.size(member.client))
+        return Client(
+            self.terms,
+            member,
+            ledger=Ledger.attach(
+                checkpoint.connection,
+                f"client-{member.client}",
+                budget_j=min(config.budget.energy_j, UNLIMITED_J),
+            ),
+            scheduler=make_scheduler(config.schedule.policy, seed=config.seed, client=member.client),
+            cost=self.costs.cost(member.device, batch),
+            link=load_link(member.link),
+            link_state=parse_link_state(config.fleet.link_state, seed=config.seed, client=member.client),
+        )
+
+    def _client_row(self, client: Client) -> dict[str, Any]:
+        member, state, ledger = client.member, client.state, client.ledger
+        return {
+            "client": member.client,
+            "device": member.device,
+            "link": member.link,
+            "examples": self.shards.size(member.client),
+            "budget_j": ledger.budget_j if self.config.budget.energy_j < UNLIMITED_J else None,
+            "spent_j": ledger.spent_j,
+            "spent_by_cause_j": ledger.spent_by_cause_j,
+            "overspent_j": ledger.overspent_j,
+            "uplink_bytes": state.uplink_bytes,
+            "downlink_bytes": state.downlink_bytes,
+            "sends": state.sends,
+            "lost": state.lost,
+            "blocks": state.blocks,
+            "straggler": member.straggler,
+        }
+
+    def _evaluate_every(self) -> int:
+        """As many versions that evaluating costs no more than about a version's training (a forward pass is a third of a step)."""
+        config = self.config
+        method = METHODS[config.server.method]
+        updates = min(config.server.cohort if method.synchronous else config.server.buffer_size, config.fleet.clients)
+        trained = updates * config.training.local_steps * config.training.batch_size
+        return max(1, -(-len(self.data.test_labels) // (3 * trained)))

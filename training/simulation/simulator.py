@@ -1,0 +1,297 @@
+"""The in-process engine: a discrete-event virtual clock over real local training.
+
+Events are taken in order of their time, ties in the order they were made, and everything random is a function of the seed
+and a count, so that a run repeats to the bit. A transfer keeps the rate that its link has when it begins.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from budjoule.energy.errors import BudgetExhausted
+from budjoule.training.clients.client import Client, spawn_rng
+from budjoule.training.clients.local import Workbench
+from budjoule.training.compression.compress import ErrorFeedback
+from budjoule.training.compression.frame import pack, unpack
+from budjoule.training.compression.update import Update, Vector
+from budjoule.training.config.config import Config
+from budjoule.training.server.methods import METHODS
+from budjoule.training.server.server import Broadcast, Server
+from budjoule.training.simulation.record import Record
+from budjoule.training.task.shards import Shards
+
+_BLOCK, _LOSS, _FRAME = 1, 2, 3  # purposes of random streams
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Event:
+    """Something that will happen: `kind` is block, arrive, lost or alarm; `subject` a client, or an alarm's mark."""
+
+    time_s: float
+    order: int
+    kind: str = field(compare=False)
+    subject: int = field(compare=False)
+    frame: bytes = field(compare=False, default=b"")
+    energy_j: float = field(compare=False, default=0.0)
+    level: int = field(compare=False, default=0)
+
+
+class Simulator:
+    """An `Engine` for `Server`: clients that train for real on a clock that is not.
+
+    Args:
+        config: The run's configuration.
+        server: The server's algorithm.
+        clients: All clients, by number.
+        shards: Gives a client's data.
+        bench: Where local blocks and evaluations run.
+        record: Where events and totals go.
+        shelf: Fetches the residual of a client that was put away.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        server: Server,
+        clients: Sequence[Client],
+        shards: Shards,
+        bench: Workbench,
+        record: Record,
+        shelf: Callable[[int], Vector],
+    ) -> None:
+        self.server = server
+        self.clients = clients
+        self.record = record
+        self.now_s = 0.0
+        self.events = 0
+        self.queue: list[Event] = []
+        self.order = 0
+        self.free: list[int] = []
+        self.touched: set[int] = set()
+        self.stopped = ""
+        self._place: dict[int, int] = {}
+        self._config = config
+        self._shards = shards
+        self._bench = bench
+        self._layout = bench.layout
+        self._compress = clients[0].compressor
+        self._end_s = config.stop.duration_s
+        self._synchronous = METHODS[config.server.method].synchronous
+        self._shelf = shelf
+
+    def begin(self) -> None:
+        """Evaluate the untrained model and invite the first clients."""
+        self.set_free(range(len(self.clients)))
+        self._evaluate()
+        self.server.begin(self)
+
+    def step(self) -> bool:
+        """Take the next event; False when the run is over."""
+        if self.stopped or not self.queue:
+            return False
+        event = heapq.heappop(self.queue)
+        if event.time_s > self._end_s:
+            heapq.heappush(self.queue, event)
+            self.now_s, self.stopped = self._end_s, "duration"
+            return False
+        self.now_s = event.time_s
+        self.events += 1
+        if event.kind == "block":
+            self._block_ended(event.subject)
+        elif event.kind == "arrive":
+            self._arrived(event)
+        elif event.kind == "lost":
+            self._note_send(event, lost=True)
+            self._rest(event.subject)
+            self.server.give_up(self, event.subject)
+        else:
+            self.server.alarmed(self, event.subject)
+        return True
+
+    def end(self) -> None:
+        """Aggregate what still waits in the buffer, unless a stop condition ended the run."""
+        if not self.stopped:
+            self.server.finish(self)
+        self._evaluate()
+
+    # What the server asks of an engine.
+
+    def free_clients(self) -> Sequence[int]:
+        """Clients at rest that may still take part; none once the run stops."""
+        return () if self.stopped else self.free
+
+    def invite(self, client: int, model: Broadcast) -> bool:
+        """Hand the model to a client and let it begin; False when it cannot pay for a whole task any more."""
+        subject, state = self.clients[client], self.clients[client].state
+        self.touched.add(client)
+        self._take(client)
+        size_bytes = len(model.frame)
+        if not subject.can_take_part(self.now_s, size_bytes):
+            state.retired = True
+            return False
+        if state.shelved:
+            state.residual, state.shelved = self._shelf(client), False
+        duration_s = subject.pay_download(self.now_s, size_bytes)
+        self.record.downlink(size_bytes)
+        state.base_version, state.base, state.local, state.unsent_blocks = model.version, model.values, model.values, 0
+        self._start_block(client, self.now_s + duration_s)
+        return True
+
+    def alarm(self, time_s: float, mark: int) -> None:
+        """Ring at a time. [s]"""
+        self._push(time_s, "alarm", mark)
+
+    def published(self, updates: int, mean_staleness: float) -> None:
+        """Note a new version, evaluate it if it is due, and see whether the run is over."""
+        version = self.server.state.version
+        self.record.aggregated(self.now_s, version, updates, mean_staleness)
+        if version >= self._config.stop.rounds:
+            self.stopped = "rounds"
+        if self.record.due(version):
+            self._evaluate()
+            if self.record.reached:
+                self.stopped = "target"
+
+    def rejected(self, client: int, reason: str) -> None:
+        """Note a refused arrival."""
+        self.record.rejected(self.now_s, client, reason)
+
+    # What clients do.
+
+    def _block_ended(self, client: int) -> None:
+        """The block that ends now: book it, train it, and send, train on or leave."""
+        subject = self.clients[client]
+        self.touched.add(client)
+        try:
+            subject.pay_block()
+            if not self._train(client):
+                return self._leave(client, discard=True)
+            self._decide(client)
+        except BudgetExhausted:  # a reading above its reservation left less than was planned with
+            subject.state.retired = True
+            self._leave(client)
+        return None
+
+    def _train(self, client: int) -> bool:
+        subject = self.clients[client]
+        shard = self._shards.of(client)
+        assert subject.state.local is not None
+        seed = (self._config.seed, client, _BLOCK, subject.state.blocks)
+        subject.state.local = self._bench.block(
+            subject.state.local, shard.inputs, shard.labels, seed=seed, prior=shard.prior
+        )
+        subject.state.blocks += 1
+        subject.state.unsent_blocks += 1
+        if np.isfinite(subject.state.local).all():
+            return True
+        self.record.rejected(self.now_s, client, "local training diverged to NaN or infinity; the block is discarded")
+        return False
+
+    def _decide(self, client: int) -> None:
+        subject = self.clients[client]
+        delta = subject.delta()
+        offer = subject.offer(self.now_s, float(np.linalg.norm(delta)))
+        level = subject.scheduler.decide(offer)
+        if level is None:
+            subject.scheduler.settle(0.0)
+            if self._synchronous:
+                return self._leave(client)
+            if subject.can_train_on(self.now_s, offer):
+                return self._start_block(client, self.now_s)
+            # Nothing more can be learnt: what there is goes out with the reserve that was kept for it.
+            if not subject.can_flush(self.now_s):
+                subject.state.retired = True
+                return self._leave(client)
+            level = 0
+        return self._send(client, delta, level)
+
+    def _send(self, client: int, delta: Vector, level: int) -> None:
+        subject = self.clients[client]
+        state = subject.state
+        update = Update(
+            client=client, base_version=state.base_version, examples=self._shards.size(client), values=delta
+        )
+        frame = pack(update, self._layout, self._compress, spawn_rng(self._config.seed, client, _FRAME, state.sends))
+        energy_j, duration_s = subject.pay_upload(self.now_s, len(frame))
+        subject.scheduler.settle(energy_j)
+        self.record.uplink(len(frame))
+        lost = spawn_rng(self._config.seed, client, _LOSS, state.sends).random() < self._config.fleet.dropout_frac
+        state.sends += 1
+        state.lost += lost
+        if subject.keeps_residual:
+            feedback = ErrorFeedback(delta)
+            if not lost:  # the sender hears no answer to a lost frame and keeps all of it
+                feedback.settle(unpack(frame, self._layout, max_bytes=len(frame)).values)
+            state.residual = feedback.residual
+        state.base = state.local = None
+        kind = "lost" if lost else "arrive"
+        self._push(self.now_s + duration_s, kind, client, frame=frame, energy_j=energy_j, level=level)
+
+    def _arrived(self, event: Event) -> None:
+        client, subject = event.subject, self.clients[event.subject]
+        self.touched.add(client)
+        self._note_send(event, lost=False)
+        self._rest(client)
+        if not self.server.receive(self, client, event.frame):
+            if subject.keeps_residual and subject.state.residual is not None:  # refused is not delivered
+                sent = unpack(event.frame, self._layout, max_bytes=len(event.frame)).values
+                subject.state.residual = subject.state.residual + sent
+            self.server.give_up(self, client)
+
+    def _evaluate(self) -> None:
+        self.record.evaluate(self.now_s, self.server.state.version, self.server.state.average)
+
+    def _note_send(self, event: Event, *, lost: bool) -> None:
+        base_version = self.clients[event.subject].state.base_version
+        self.record.sent(
+            self.now_s,
+            client=event.subject,
+            base_version=base_version,
+            staleness=self.server.state.version - base_version,
+            size_bytes=len(event.frame),
+            energy_j=event.energy_j,
+            level=event.level,
+            lost=lost,
+        )
+
+    def _start_block(self, client: int, from_s: float) -> None:
+        subject = self.clients[client]
+        start_s = subject.block_start_s(from_s)
+        subject.state.block_started_s = start_s
+        self._push(start_s + subject.block_duration_s, "block", client)
+
+    def _leave(self, client: int, *, discard: bool = False) -> None:
+        """Leave without an update."""
+        subject = self.clients[client]
+        if discard:
+            subject.state.base = subject.state.local = subject.state.residual = None
+        subject.leave()
+        self._rest(client)
+        self.server.give_up(self, client)
+
+    def set_free(self, clients: Iterable[int]) -> None:
+        """Say which clients are at rest, in an order that later choices depend on."""
+        self.free = list(clients)
+        self._place = {client: place for place, client in enumerate(self.free)}
+
+    def _rest(self, client: int) -> None:
+        self.touched.add(client)
+        if not self.clients[client].state.retired:
+            self._place[client] = len(self.free)
+            self.free.append(client)
+
+    def _take(self, client: int) -> None:
+        """Strike a client off the free ones in constant time: the last takes its place."""
+        place, last = self._place.pop(client), self.free.pop()
+        if last != client:
+            self.free[place] = last
+            self._place[last] = place
+
+    def _push(
+        self, time_s: float, kind: str, subject: int, *, frame: bytes = b"", energy_j: float = 0.0, level: int = 0
+    ) -> None:
+        self.order += 1
+        heapq.heappush(self.queue, Event(time_s, self.order, kind, subject, frame, energy_j, level))
