@@ -5,6 +5,7 @@ The tables stand beside others in the same file: a device's record of what left 
 
 import math
 import sqlite3
+import time
 from pathlib import Path
 
 from budjoule.energy.errors import LedgerError
@@ -75,13 +76,26 @@ def connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise explain(error, str(path)) from error
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
     except sqlite3.Error as error:
         connection.close()
         raise explain(error, str(path)) from error
     return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; SQLite's own waiting does not cover this switch while another process makes it too."""
+    end = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def create_tables(cursor: sqlite3.Cursor, name: str, *, alone: bool = True) -> None:
