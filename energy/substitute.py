@@ -28,6 +28,8 @@ FULL = {
 
 
 CONSTANTS = {torch.tensor, torch.as_tensor, torch.asarray}
+TO_HOST = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
+TO_DEVICE = {torch.Tensor.cuda, torch.Tensor.to}
 
 
 class AsOnDevice(TorchFunctionMode):
@@ -57,13 +59,21 @@ class AsOnDevice(TorchFunctionMode):
             return recurrent.cell(func, *args, **kwargs)
         if func is recurrent.PACK:
             return recurrent.pack(func, *args)
-        if func is torch.Tensor.tolist and args[0].is_meta:
+        if func in TO_HOST and args[0].is_meta:
             raise UsageError(
-                f"the model calls tolist() on {'x'.join(map(str, args[0].shape)) or 'scalar'} values that depend on the data{user_line()}; "
+                f"the model calls {func.__name__}() on {'x'.join(map(str, args[0].shape)) or 'scalar'} values that depend on the data{user_line()}; "
                 "pass what they come from as a real integer or boolean tensor"
             )
         if func in CONSTANTS and kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "cpu":
             return constant(func, *args, **kwargs)
+        if func in TO_DEVICE:
+            return moved(func, *args, **kwargs)
+        if "device" in kwargs and _is_cuda(kwargs["device"]):
+            kwargs = {**kwargs, "device": "meta"}
+        if (
+            func is torch._nested_tensor_from_mask_left_aligned
+        ):  # the padding is computed too, as without nested tensors
+            return False
         return func(*args, **kwargs)
 
     def _cast(
@@ -85,6 +95,22 @@ class AsOnDevice(TorchFunctionMode):
             return value.to(dtype)
 
         return tuple(cast(a) for a in args), {k: cast(v) for k, v in kwargs.items()}
+
+
+def _is_cuda(device: Any) -> bool:
+    return isinstance(device, (str, torch.device)) and str(device).startswith("cuda")
+
+
+def moved(func: Callable[..., Any], x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A move to the device: everything is there already, and only a change of dtype is left to do."""
+    if func is torch.Tensor.cuda:
+        return x
+    places = [a for a in (*args, kwargs.get("device")) if _is_cuda(a)]
+    if not places:
+        return func(x, *args, **kwargs)
+    rest = [a for a in args if not _is_cuda(a)]
+    more = {name: value for name, value in kwargs.items() if name != "device"}
+    return func(x, *rest, **more) if any(isinstance(a, torch.dtype) for a in (*rest, *more.values())) else x
 
 
 def constant(func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -84,8 +84,9 @@ def trace(
             recorder.add_weights(t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_meta)
             with torch.set_grad_enabled(training), on_device, recorder:
                 output = model(*args, **kwargs)
-                if training:
-                    _backward(output, loss, recorder, isinstance(model, nn.Module))
+                stepped = bool(own_steps.rows) or any(p.grad is not None for p in parameters.values())
+                if training and (isinstance(model, nn.Module) or not stepped):  # a step may run its own backward passes
+                    _backward(output, loss, recorder)
             trained = {name: p for name, p in parameters.items() if p.grad is not None}
     except BudjouleError:
         raise
@@ -95,7 +96,7 @@ def trace(
         )
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UsageError(
-            f"{_name(model)} does not run on these inputs ({shapes}): {reason}; {_remedy(recorder)}"
+            f"{_name(model)} does not run on these inputs ({shapes}): {reason}; {_remedy(recorder, modules)}"
         ) from error
     if isinstance(recorder, FlowRecorder):
         ops = list(fuse(recorder.calls))
@@ -126,24 +127,25 @@ def trace(
     )
 
 
-def _remedy(recorder: Recorder) -> str:
+def _remedy(recorder: Recorder, modules: list[nn.Module]) -> str:
     assumed = [note for note in recorder.notes if "depends on the data" in note]
-    if not assumed:
-        return "check the shapes, the dtypes and the names"
-    return f"before that, {assumed[-1]}: pass what it comes from as a real integer or boolean tensor"
+    if assumed:
+        return f"before that, {assumed[-1]}: pass what it comes from as a real integer or boolean tensor"
+    unknown = {name for m in modules for name, b in m.named_buffers() if b.is_meta and not b.is_floating_point()}
+    if any(not name.endswith("num_batches_tracked") for name in unknown):
+        return "it was built on the meta device, so its integer buffers have no values: build it on the CPU if it reads them"
+    return "check the shapes, the dtypes and the names"
 
 
 def _name(model: Any) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
 
 
-def _backward(output: Any, loss: Callable[[Any], torch.Tensor] | None, recorder: Recorder, is_module: bool) -> None:
+def _backward(output: Any, loss: Callable[[Any], torch.Tensor] | None, recorder: Recorder) -> None:
     if loss is not None:
         value = loss(output)
     elif getattr(output, "loss", None) is not None:
-        value = output.loss
-    elif output is None and not is_module:
-        return  # a step that ran its own backward
+        value = output.loss.mean() if output.loss.dim() else output.loss
     else:
         candidates = [t for t in _output_tensors(output) if t.is_floating_point() and t.requires_grad]
         if not candidates:

@@ -144,7 +144,20 @@ def _all(x: torch.Tensor) -> torch.Tensor:
     return torch.ones((), dtype=torch.bool)
 
 
+def _ctc_loss(x: torch.Tensor, targets: torch.Tensor, *rest: Any, **more: Any) -> Any:
+    states = 2 * (targets.shape[-1] if targets.dim() > 1 else targets.shape[0] // x.shape[1]) + 1
+    return x.new_empty((x.shape[1],)), x.new_empty((x.shape[1], x.shape[0], states))
+
+
+def _ctc_loss_backward(grad: torch.Tensor, x: torch.Tensor, *rest: Any, **more: Any) -> Any:
+    return torch.empty_like(x)
+
+
 ASSUMED: dict[str, Assumed] = {
+    "_ctc_loss.default": Assumed(_ctc_loss, None),
+    "_ctc_loss.Tensor": Assumed(_ctc_loss, None),
+    "_ctc_loss_backward.default": Assumed(_ctc_loss_backward, None),
+    "_ctc_loss_backward.Tensor": Assumed(_ctc_loss_backward, None),
     "topk.default": Assumed(_topk, BALANCED),
     "sort.default": Assumed(_sort, BALANCED),
     "sort.stable": Assumed(_sort_stable, BALANCED),

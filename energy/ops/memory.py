@@ -80,7 +80,7 @@ def gather(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="gather", elements=picked.numel(), read_bytes=size_bytes(picked) + indices)
 
 
-@rule("embedding_dense_backward", "_embedding_bag_dense_backward")
+@rule("embedding_dense_backward", "_embedding_bag_dense_backward", "_embedding_bag_backward")
 def embedding_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     # sort the indices, sum the rows of each, write the whole table
     grad = args[0]
