@@ -29,6 +29,7 @@ FREE = {
     "detach", "alias", "lift_fresh", "_unsafe_view", "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted", "_reshape_alias",
     "set", "record_stream", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "squeeze", "unsqueeze", "transpose", "t", "as_strided", "swapaxes", "swapdims", "detach_copy",
     "resize", "resize_as", "_has_compatible_shallow_copy_type", "_local_scalar_dense_view", "is_same_size", "_version", "sym_size", "sym_stride", "sym_numel",
+    "_sparse_coo_tensor_with_dims_and_tensors", "_sparse_coo_tensor_unsafe", "_coalesced",
 }  # fmt: skip
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index", "aten::_unsafe_index_put", "aten::_index_put_impl_"}  # fmt: skip
 
@@ -90,7 +91,7 @@ def op_cost(
     ins = tensors(list(chain(args, kwargs.values())))
     weight_bytes = activation_bytes = 0
     if counted.kind != "view":
-        mine = [_storage(t) in weights for t in ins]
+        mine = [storage_of(t) in weights for t in ins]
         weight_in = sum(size_bytes(t) for t, w in zip(ins, mine, strict=True) if w)
         activation_in = sum(size_bytes(t) for t, w in zip(ins, mine, strict=True) if not w)
         if counted.read_bytes is not None:  # the rule knows better; a table it picks from counts as weights
@@ -102,7 +103,7 @@ def op_cost(
         written = counted.written_bytes if counted.written_bytes is not None else size_bytes(outs)
         if info.mutates and not outs:
             written = size_bytes(args[0]) if args else 0
-        to_weight = bool(outs) and all(_storage(t) in weights for t in outs)
+        to_weight = bool(outs) and all(storage_of(t) in weights for t in outs)
         weight_bytes = weight_in + (written if to_weight else 0)
         activation_bytes = activation_in + (0 if to_weight else written) + counted.copied_bytes
     return OpCost(
@@ -116,12 +117,13 @@ def op_cost(
         weight_bytes=weight_bytes,
         launches=counted.launches,
         product=counted.product,
-        zeros=counted.product is not None and any(_storage(t) in zeros for t in ins),
+        zeros=counted.product is not None and any(storage_of(t) in zeros for t in ins),
         ruled=info.rule is not None or counted.kind == "view",
     )
 
 
-def _storage(t: torch.Tensor) -> int:
+def storage_of(t: torch.Tensor) -> int:
+    """A name of the storage that a tensor looks into; sparse tensors have none."""
     return t.untyped_storage()._cdata if t.layout == torch.strided else 0
 
 

@@ -5,14 +5,14 @@ outputs are made empty. Small integer, boolean and constant tensors stay real, s
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from budjoule.energy.aten import RELU, Func, elementwise, maker, op_cost, user_line
+from budjoule.energy.aten import RELU, Func, elementwise, maker, op_cost, storage_of, user_line
 from budjoule.energy.errors import UsageError
 from budjoule.energy.ops.dataless import ALL_TRUE, REAL_NUMEL, selected
 from budjoule.energy.ops.rule import Counted, tensors
@@ -43,6 +43,7 @@ class Recorder(TorchDispatchMode):
         self.notes: dict[str, None] = {}
         self.weights: set[int] = set()
         self.zeros: set[int] = set()
+        self.stale: dict[int, Any] = {}  # storages of real tensors that data-less ones were written into, kept alive
         self.stack: list[str] = [""]
         self.sequence: list[int] = [0]  # autograd's sequence number at each change of module ...
         self.module_at: list[str] = [""]  # ... and the module that ran from there on
@@ -102,6 +103,10 @@ class Recorder(TorchDispatchMode):
             info = self.funcs[func] = Func(func)
         key: list[Any] = [func]
         meta, real = self._describe(key, args, kwargs)
+        if self.stale and any(storage_of(t) in self.stale for t in real):
+            args, kwargs = self._without_data(args, kwargs, only=self.stale)
+            key = [func]
+            meta, real = self._describe(key, args, kwargs)
         if not meta and (real or info.factory) and all(t.numel() <= REAL_NUMEL for t in real):
             return self._run_real(info, args, kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -109,6 +114,10 @@ class Recorder(TorchDispatchMode):
         if info.indexed and len(args) > 1:
             args, real = self._positions(args, real)
         if real:
+            if info.mutates:
+                self.stale |= {
+                    storage_of(t): t.untyped_storage() for t in tensors(args[0]) if storage_of(t) and not t.is_meta
+                }
             args, kwargs = self._without_data(args, kwargs)
             key = [func]
             self._describe(key, args, kwargs)
@@ -177,11 +186,15 @@ class Recorder(TorchDispatchMode):
             self.notes[ALL_TRUE] = None
         return (args[0], indices, *args[2:]), [*real, *tensors(indices)]
 
-    def _without_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Replace real tensors by data-less ones."""
+    def _without_data(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], only: Container[int] | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace real tensors, or `only` those of some storages, by data-less ones."""
 
         def bare(t: torch.Tensor) -> torch.Tensor:
-            return t if t.is_meta else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+            if t.is_meta or (only is not None and storage_of(t) not in only):
+                return t
+            return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
 
         if "device" in kwargs and kwargs["device"] is not None:
             kwargs = {**kwargs, "device": torch.device("meta")}
@@ -211,7 +224,7 @@ class Recorder(TorchDispatchMode):
 
     def _tag(self, out: Any, zeros: bool) -> None:
         for t in (out,) if isinstance(out, torch.Tensor) else tensors(out):
-            storage = t.untyped_storage()._cdata
+            storage = storage_of(t)
             if zeros:
                 self.zeros.add(storage)
             else:

@@ -80,7 +80,9 @@ def size_bytes(value: Any) -> int:
 
 
 def stored(t: torch.Tensor) -> int:
-    """Elements of a tensor that are stored: expanded dimensions count once."""
+    """Elements of a tensor that are stored: expanded dimensions count once, a sparse tensor's values only."""
+    if t.layout == torch.sparse_coo:
+        return t._values().numel()
     count = 1
     for size, stride in zip(t.shape, t.stride(), strict=True):
         if stride != 0 or size == 0:

@@ -77,6 +77,32 @@ def test_a_model_written_for_cuda_traces_without_it() -> None:
     assert work.flop == bj.trace(nn.Linear(16, 16), x(), mode="training").flop
 
 
+def test_a_mask_filled_from_activations_selects_everything() -> None:
+    class Selects(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            keep = torch.zeros(4, dtype=torch.bool)
+            keep[self.layer(batch).sum(1) > 0] = True
+            return self.layer(batch[keep])
+
+    work = bj.trace(Selects(), x())
+    assert work.flop == 2 * 2 * 4 * 16 * 16
+    assert work.notes
+
+
+def test_sparse_gradients_move_the_rows_that_were_used() -> None:
+    def moved(rows: int, *, sparse: bool) -> int:
+        model = nn.Embedding(rows, 16, sparse=sparse)
+        work = bj.trace(model, torch.randint(0, 100, (4, 7)), mode="training", optimizer="none")
+        assert not work.unruled
+        return sum(op.moved_bytes * op.calls for op in work.ops if op.phase == "backward")
+
+    assert moved(100, sparse=True) == moved(10_000, sparse=True) < moved(10_000, sparse=False)
+
+
 def test_encoder_with_padding_and_ctc_loss_trace() -> None:
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
 
