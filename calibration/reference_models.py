@@ -1,5 +1,7 @@
 """Models of the measured data sets that no library builds: written from their papers, sizes as the data sets describe them."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -49,3 +51,31 @@ def shufflenet_v2(classes: int = 100) -> nn.Module:
     return nn.Sequential(
         *layers, _conv(channels, 1024, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, classes)
     )
+
+
+class NeuMF(nn.Module):
+    """A small recommender: users and items as embeddings, through a product and through a perceptron, to one score.
+
+    Sizes of the widely used MLPerf reference (64 factors, layers of 256, 256, 128, 64); users and items of MovieLens-1M.
+
+    Source: He et al., Neural collaborative filtering, WWW 2017, arXiv 1708.05031, figure 3.
+    """
+
+    def __init__(self, users: int = 6040, items: int = 3706, factors: int = 64) -> None:
+        super().__init__()
+        layers = (256, 256, 128, 64)
+        self.user_product = nn.Embedding(users, factors)
+        self.item_product = nn.Embedding(items, factors)
+        self.user_layers = nn.Embedding(users, layers[0] // 2)
+        self.item_layers = nn.Embedding(items, layers[0] // 2)
+        steps = [m for a, b in pairwise(layers) for m in (nn.Linear(a, b), nn.ReLU())]
+        self.layers = nn.Sequential(*steps)
+        self.score = nn.Linear(factors + layers[-1], 1)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """From `(batch, 2)` of user and item to scores `(batch,)`."""
+        user, item = ids.unbind(1)
+        product = self.user_product(user) * self.item_product(item)
+        deep: torch.Tensor = self.layers(torch.cat([self.user_layers(user), self.item_layers(item)], 1))
+        score: torch.Tensor = self.score(torch.cat([product, deep], 1))
+        return score.squeeze(1)

@@ -1,0 +1,181 @@
+"""What does a choice made without running cost? Regret: measured energy at the batch size and power limit that `predict` names, over the measured optimum.
+
+`python tests/benchmarks/regret.py --data FOLDER` with the folder of the Zeus training steps. Every model is chosen for by a fit that has
+not seen it on any device, then by a fit from the other devices alone; beside them the default (largest limit, middle batch size).
+Zeus finds its choice by trying on the running job; nothing runs here. Rows that give an epoch's total serve too: energies of one
+epoch compare as energies an item do. BERT's tweets are taken as 40 tokens long and NeuMF's sizes as the MLPerf reference's (both unknown).
+"""
+
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from budjoule.calibration import zeus
+from budjoule.calibration.fit import prior_for
+from budjoule.calibration.reference_models import NeuMF
+from budjoule.energy.device import DeviceProfile
+from budjoule.energy.predict import predict
+from budjoule.energy.trace import trace
+from budjoule.energy.workload import Workload
+
+TWEET_TOKENS = 40  # assumed
+NEAREST = {
+    "v100-pcie-32gb": "p100-pcie-16gb",
+    "p100-pcie-16gb": "v100-pcie-32gb",
+    "a40-pcie-48gb": "v100-pcie-32gb",
+}
+Setting = tuple[int, float]  # batch size, power limit [W]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One model's measured settings on one device: joules an item, or an epoch's."""
+
+    device: str
+    model: str
+    optimizer: str
+    energy_j: Mapping[Setting, float]
+    duration_s: Mapping[Setting, float]
+
+    @property
+    def batches(self) -> list[int]:
+        """Batch sizes, ascending."""
+        return sorted({batch for batch, _ in self.energy_j})
+
+    def default(self) -> Setting:
+        """The largest limit and the middle batch size."""
+        batch = self.batches[len(self.batches) // 2]
+        return batch, max(limit for b, limit in self.energy_j if b == batch)
+
+
+def jobs(path: Path) -> list[Job]:
+    """All of the table's jobs."""
+    energy: dict[tuple[str, str, str], dict[Setting, float]] = defaultdict(dict)
+    time: dict[tuple[str, str, str], dict[Setting, float]] = defaultdict(dict)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            batch = int(float(row["batch"]))
+            key = (row["device"], row["workload_id"].split("_")[1], row["optimizer"])
+            items = batch if row["energy_per"] == "step" else 1
+            energy[key][batch, float(row["power_limit_w"])] = float(row["energy_j"]) / items
+            time[key][batch, float(row["power_limit_w"])] = float(row["duration_s"]) / items
+    return [
+        Job(device=d, model=m, optimizer=o, energy_j=joules, duration_s=time[d, m, o])
+        for (d, m, o), joules in energy.items()
+    ]
+
+
+@cache
+def workload(model: str, batch: int, optimizer: str) -> Workload:
+    """The training step of one of the table's models."""
+    import transformers as hf
+
+    if model in ("resnet50", "shufflenetv2"):
+        return zeus.workload(model.removesuffix("v2"), batch, optimizer)
+    with torch.device("meta"):
+        if model == "bert":
+            inputs = {
+                "input_ids": torch.ones(batch, TWEET_TOKENS, dtype=torch.int64, device="cpu"),
+                "labels": torch.zeros(batch, dtype=torch.int64, device="cpu"),
+            }
+            net = hf.BertForSequenceClassification(hf.BertConfig(attn_implementation="eager"))
+            return zeus.looped(trace(net, inputs, mode="training", optimizer=optimizer), optimizer)
+        scores = torch.zeros(batch)
+        return zeus.looped(
+            trace(
+                NeuMF(),
+                torch.zeros(batch, 2, dtype=torch.int64, device="cpu"),
+                mode="training",
+                optimizer=optimizer,
+                loss=lambda out: F.binary_cross_entropy_with_logits(out, scores),
+            ),
+            optimizer,
+        )
+
+
+def predicted(job: Job, profile: DeviceProfile) -> tuple[dict[Setting, float], dict[Setting, float]]:
+    """Predicted joules and seconds an item, at each measured setting."""
+    energy, time = {}, {}
+    for batch, limit_w in job.energy_j:
+        e = predict(workload(job.model, batch, job.optimizer), device=profile, power_limit_w=limit_w)
+        energy[batch, limit_w], time[batch, limit_w] = e.energy_j / batch, e.duration_s / batch
+    return energy, time
+
+
+def regrets(job: Job, profile: DeviceProfile) -> dict[str, float]:
+    """Regrets as fractions: of the limit at each batch size (mean and worst), of both together, and of the defaults."""
+    guess, guess_s = predicted(job, profile)
+    at_batch, default_at_batch = [], []
+    for batch in job.batches:
+        settings = [s for s in job.energy_j if s[0] == batch]
+        least = min(job.energy_j[s] for s in settings)
+        at_batch.append(job.energy_j[min(settings, key=guess.__getitem__)] / least - 1)
+        default_at_batch.append(job.energy_j[max(settings)] / least - 1)
+    least = min(job.energy_j.values())
+    slow = 1.1 * min(guess_s.values())
+    allowed = [s for s in guess if guess_s[s] <= slow]
+    within = min(allowed, key=guess.__getitem__)
+    least_edp = min(job.energy_j[s] * job.duration_s[s] for s in job.energy_j)
+    edp = min(guess, key=lambda s: guess[s] * guess_s[s])
+    return {
+        "limit": float(np.mean(at_batch)),
+        "limit, worst": max(at_batch),
+        "limit, default": float(np.mean(default_at_batch)),
+        "both": job.energy_j[min(guess, key=guess.__getitem__)] / least - 1,
+        "both, default": job.energy_j[job.default()] / least - 1,
+        "edp": job.energy_j[edp] * job.duration_s[edp] / least_edp - 1,
+        "edp, default": job.energy_j[job.default()] * job.duration_s[job.default()] / least_edp - 1,
+        "within 1.1x: saving": 1 - job.energy_j[within] / job.energy_j[job.default()],
+        "within 1.1x: time": job.duration_s[within] / min(job.duration_s.values()) - 1,
+    }
+
+
+def protocols(path: Path) -> Iterator[tuple[str, Job, dict[str, float]]]:
+    """Every job by a fit without its model, and by a fit without its device."""
+    rows = zeus.read(path)
+    found = jobs(path)
+    for left_out in ("resnet50", "shufflenetv2", ""):
+        profiles = zeus.fit_all({d: [o for o, _ in r if o.group != left_out] for d, r in rows.items()})
+        for job in found:
+            if job.model == left_out or (not left_out and job.model not in ("resnet50", "shufflenetv2")):
+                yield "model left out", job, regrets(job, profiles[job.device])
+    for device in rows:
+        profiles = zeus.fit_all({d: [o for o, _ in r] for d, r in rows.items() if d != device})
+        profile = prior_for(zeus.SPECS[device], profiles[NEAREST[device]], name=device)
+        for job in found:
+            if job.device == device:
+                yield "device left out", job, regrets(job, profile)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with measurements.csv of the training steps")
+    options = parser.parse_args()
+    results = list(protocols(options.data / "measurements.csv"))
+    columns = list(results[0][2])
+    table = Table("protocol", "device", "model, optimizer", *[f"{name} %" for name in columns])
+    for protocol in ("model left out", "device left out"):
+        part = [(job, row) for name, job, row in results if name == protocol]
+        for job, row in part:
+            cells = [f"{100 * row[c]:.1f}" for c in columns]
+            table.add_row(protocol, job.device, f"{job.model}, {job.optimizer}", *cells)
+        table.add_row(
+            f"{protocol}: mean", "", "", *[f"{100 * np.mean([row[c] for _, row in part]):.1f}" for c in columns]
+        )
+        table.add_section()
+    Console(width=190).print(table)
+
+
+if __name__ == "__main__":
+    main()
