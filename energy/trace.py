@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from budjoule.energy.device_answers import as_cuda_answers
 from budjoule.energy.errors import BudjouleError, UsageError
@@ -74,6 +75,7 @@ def trace(
     training = mode == "training"
     args, kwargs = _prepared(inputs, dtype, recorder)
     modules = [model] if isinstance(model, nn.Module) else modules_of(model)
+    _check(modules)
     try:
         with (
             _without_weights(modules, dtype, training) as (parameters, bare),
@@ -125,6 +127,18 @@ def trace(
         examples=next((t.shape[0] for t in tensors([*args, *kwargs.values()]) if t.dim()), 1),
         notes=tuple(recorder.notes),
     )
+
+
+def _check(modules: list[nn.Module]) -> None:
+    for module in modules:
+        for path, child in module.named_modules():
+            name = f"{type(module).__name__}{'.' if path else ''}{path}"
+            if isinstance(child, torch.jit.ScriptModule):
+                raise UsageError(
+                    f"{name} is a scripted module, whose calls cannot be watched; pass what it was made from"
+                )
+            if any(is_lazy(p) for p in child._parameters.values()):
+                raise UsageError(f"{name} is lazy: its parameters have no sizes; run it once on a real input first")
 
 
 def _remedy(recorder: Recorder, modules: list[nn.Module]) -> str:

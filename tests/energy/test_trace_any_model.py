@@ -130,3 +130,16 @@ def test_values_handed_to_numpy_are_refused_with_the_line() -> None:
 
     with pytest.raises(bj.BudjouleError, match=r"numpy\(\).*test_trace_any_model\.py:\d+"):
         bj.trace(Hands(), x())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("build", "word"),
+    [
+        (lambda: nn.Sequential(nn.LazyLinear(8)), "Sequential.0 is lazy"),
+        (lambda: torch.jit.trace(nn.Linear(16, 16), x()), "scripted"),
+    ],
+)
+def test_modules_that_cannot_be_traced_are_told_with_the_remedy(build: Callable[[], nn.Module], word: str) -> None:
+    with pytest.raises(bj.BudjouleError, match=word):
+        bj.trace(build(), x())
