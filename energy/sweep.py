@@ -11,6 +11,7 @@ from typing import Any
 from budjoule.energy.device import DeviceProfile
 from budjoule.energy.errors import UsageError
 from budjoule.energy.estimate import Estimate
+from budjoule.energy.grid import predict_clocks
 from budjoule.energy.predict import predict
 from budjoule.energy.workload import Workload
 
@@ -214,7 +215,7 @@ def sweep(
     notes: dict[str, None] = {}
     for profile in devices:
         usable = _within(profile, clocks, limits, notes)
-        tried = [_point(work, profile, *setting) for work in works for setting in usable]
+        tried = [point for work in works for point in _points(work, profile, *usable)]
         held = [point for point in tried if _held(point, profile)]
         if len(held) < len(tried):
             notes[
@@ -232,7 +233,7 @@ def sweep(
 
 def _within(
     profile: DeviceProfile, clocks: Sequence[float | None], limits: Sequence[float | None], notes: dict[str, None]
-) -> list[tuple[float | None, float | None]]:
+) -> tuple[list[float | None], list[float | None]]:
     """The clocks and limits that a device has; what it has not is noted."""
     spec = profile.spec
     low_hz = max(spec.min_clock_hz, 0.05 * spec.clock_hz)
@@ -242,12 +243,27 @@ def _within(
         notes[f"{profile.name}: clocks outside {low_hz / 1e6:g} to {spec.clock_hz / 1e6:g} MHz left out"] = None
     if len(usable_w) < len(limits):
         notes[f"{profile.name}: power limits above its own {spec.power_limit_w:g} W left out"] = None
-    return [(c, w) for c in usable_hz for w in usable_w]
+    return usable_hz, usable_w
 
 
-def _point(work: Workload, profile: DeviceProfile, clock_hz: float | None, limit_w: float | None) -> Point:
-    estimate = predict(work, device=profile, clock_hz=clock_hz, power_limit_w=limit_w)
-    return Point(batch=max(1, work.examples), wanted_clock_hz=clock_hz, power_limit_w=limit_w, estimate=estimate)
+def _points(
+    work: Workload, profile: DeviceProfile, clocks_hz: Sequence[float | None], limits_w: Sequence[float | None]
+) -> list[Point]:
+    """Every clock under every limit, limits varying fastest."""
+    locked_hz = [clock_hz for clock_hz in clocks_hz if clock_hz is not None]
+    columns = [
+        predict_clocks(work, profile, locked_hz, limit_w)
+        if locked_hz
+        else [predict(work, device=profile, power_limit_w=limit_w) for _ in clocks_hz]
+        for limit_w in limits_w
+    ]
+    return [
+        Point(
+            batch=max(1, work.examples), wanted_clock_hz=clock_hz, power_limit_w=limit_w, estimate=columns[column][row]
+        )
+        for row, clock_hz in enumerate(clocks_hz)
+        for column, limit_w in enumerate(limits_w)
+    ]
 
 
 def _held(point: Point, profile: DeviceProfile) -> bool:

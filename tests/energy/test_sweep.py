@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import budjoule as bj
+from budjoule.energy.grid import FEW, predict_clocks
 from budjoule.energy.model_spec import parse_inputs
 from budjoule.energy.sweep import Sweep, parse_axes, sweep
 from budjoule.energy.workload import Workload
@@ -43,6 +44,28 @@ def test_every_setting_is_what_predict_gives_there(works: dict[int | None, Workl
         assert (point.estimate.energy_j, point.estimate.duration_s) == (alone.energy_j, alone.duration_s)
         assert point.example_energy_j * point.batch == pytest.approx(alone.energy_j)
     assert any("raspberry-pi-5: clocks outside" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("device", ["a100-pcie-40gb", "raspberry-pi-5"])
+@pytest.mark.parametrize("limit_frac", [1.0, 0.6])
+def test_many_clocks_are_what_predict_gives_at_each(
+    works: dict[int | None, Workload], device: str, limit_frac: float
+) -> None:
+    profile = bj.load_profile(device)
+    work, limit_w = works[64], limit_frac * profile.spec.power_limit_w
+    clocks_hz = [profile.spec.clock_hz * (0.65 + 0.35 * i / 40) for i in (40, *range(40))]
+    found = predict_clocks(work, profile, clocks_hz, limit_w)
+    assert len(found) == len(clocks_hz) > FEW
+    assert any(e.power_limited for e in found) == (device == "raspberry-pi-5")
+    for clock_hz, many in zip(clocks_hz, found, strict=True):
+        alone = bj.predict(work, device=profile, clock_hz=clock_hz, power_limit_w=limit_w)
+        for name in ("energy_j", "duration_s", "idle_energy_j", "clock_hz"):
+            assert getattr(many, name) == pytest.approx(getattr(alone, name), rel=1e-6)
+        for name in ("energy_low_j", "energy_high_j", "duration_low_s", "duration_high_s"):
+            assert getattr(many, name) == pytest.approx(getattr(alone, name), rel=0.01)
+        assert many.power_limited == alone.power_limited
+        assert [row["energy_j"] for row in many.by_op] == pytest.approx([row["energy_j"] for row in alone.by_op])
+        assert sum(row["duration_s"] for row in many.by_module) == pytest.approx(alone.duration_s)
 
 
 def test_each_shape_is_traced_once(works: dict[int | None, Workload]) -> None:
