@@ -11,6 +11,8 @@ from budjoule.energy.meters.sysfs import read_number, read_text, sysfs_root
 
 # fp32 FLOP a clock of one core: vector width x 2 (multiply and add) x 2 pipes. Vendors' optimisation manuals.
 FLOP_PER_CLOCK = (("avx512f", 64), ("fma", 32), ("avx", 16), ("asimd", 16), ("neon", 16))
+# Zen 4 splits each 512-bit multiply-add over its 256-bit pipes: Software Optimization Guide for the AMD Zen4 Microarchitecture, 57647.
+HALF_AVX512 = ("AuthenticAMD", "25")
 ASSUMED_W_PER_CORE = 8.0
 ASSUMED_IDLE_FRAC = 0.12
 
@@ -44,6 +46,8 @@ def this_machine(
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
     flags = _field(text, "flags", "Features").split()
     per_clock = next((flop for flag, flop in FLOP_PER_CLOCK if flag in flags), 8)
+    if (_field(text, "vendor_id"), _field(text, "cpu family")) == HALF_AVX512:
+        per_clock = min(per_clock, 32)
     assumed = []
     clock_hz = _clock_hz(text)
     if clock_hz is None:

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from budjoule.cli.output import note, note_console, print_json, result_console
-from budjoule.energy.errors import RunError
+from budjoule.energy.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from budjoule.calibration.calibrate import Calibration
 
 
 def calibrate(
-    device: Annotated[str, typer.Option("--device", help="Profile to start from.")] = "cpu-generic",
+    device: Annotated[
+        str, typer.Option("--device", help="Profile to start from; a GPU's profile calibrates the GPU.")
+    ] = "cpu-generic",
     quick: Annotated[bool, typer.Option("--quick", help="At most 30 s, with wider intervals.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write here; default is this user's profile 'this-machine'.")
@@ -22,9 +24,9 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Fit a device profile to this machine from a few small workloads."""
-    from budjoule.calibration.calibrate import default_path
+    from budjoule.energy.device import user_profile_folder
 
-    path = output or default_path()
+    path = output or user_profile_folder() / "this-machine.toml"
     _check_writable(path, force=force or output is None)
     made = _calibrated(device, quick)
     made.profile.save(path)
@@ -39,10 +41,15 @@ def calibrate(
 
 
 def _check_writable(path: Path, *, force: bool) -> None:
-    if path.exists() and not force:
-        raise RunError(f"{path} exists; give another name or --force to overwrite it")
+    """Fail before the minutes that the microbenchmarks take, and not after them."""
+    if path.suffix != ".toml":
+        raise UsageError(f"{path} is no name of a profile; end it in .toml, so that --device finds it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise RunError(f"{path} is a folder; give a file's name with -o")
+        if path.exists() and not force:
+            raise RunError(f"{path} exists; give another name or --force to overwrite it")
         probe = path.parent / f".{path.name}.probe.part"
         probe.touch()
         probe.unlink()
@@ -54,31 +61,33 @@ def _calibrated(device: str, quick: bool) -> "Calibration":
     from rich.progress import Progress
 
     from budjoule.calibration.calibrate import calibrate as run
-    from budjoule.calibration.microbenchmarks import SUITE
 
     with Progress(console=note_console(), transient=True) as progress:
-        bar = progress.add_task("", total=len(SUITE) + 1)  # and the idle machine
-        return run(prior=device, quick=quick, progress=lambda name: progress.update(bar, advance=1, description=name))
+        bar = progress.add_task("", total=None)
+        return run(
+            prior=device,
+            quick=quick,
+            progress=lambda name, done, total: progress.update(bar, completed=done, total=total, description=name),
+        )
 
 
 def _document(made: "Calibration", path: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
     return {
         "schema": "budjoule.calibration/1",
         "profile": str(path),
         "status": made.profile.status,
-        "readings": [
-            {
-                "name": name,
-                "duration_s": r.duration_s,
-                "energy_j": r.energy_j,
-                "spread_frac": r.spread_frac,
-                "others_cores": r.others_cores,
-            }
-            for name, r in made.readings.items()
-        ],
+        "readings": [{"name": name, **asdict(reading)} for name, reading in made.readings.items()],
         "validation": made.validation,
         "coefficients": {
-            name: {"value": value, "sd_log": made.profile.log_sd_[name], "pinned": name in made.profile.exercised}
+            name: {
+                "value": value,
+                "sd_log": made.profile.log_sd_[name],
+                "prior_value": made.prior.coef_[name],
+                "prior_sd_log": made.prior.log_sd_[name],
+                "pinned": name in made.profile.exercised,
+            }
             for name, value in made.profile.coef_.items()
         },
         "notes": list(made.notes),

@@ -1,0 +1,80 @@
+"""What a reader of a calibration should know: what was not measured, what disturbed it, and what the machine did not tell."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from budjoule.calibration.reading import BUSY_CORES, Reading
+from budjoule.calibration.this_machine import ThisMachine
+
+NOISY_FRAC = 0.25  # spread between the quarters of a microbenchmark at which the machine counts as busy
+UNSURE_FRAC = 0.05  # standard error of a time at which it counts as not settled
+SLOW_FRAC = 0.85  # clock over the highest one seen at which a processor counts as held back
+WRONG_LOG = 0.3  # error of the held-out steps at which the profile is called unreliable
+
+
+def notes_on(
+    readings: Mapping[str, Reading], machine: ThisMachine, validation: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """Say what is missing or doubtful, the most important first, each with its remedy.
+
+    Args:
+        readings: What each microbenchmark took, by its name.
+        machine: The datasheet, with what was assumed.
+        validation: Rows of the held-out steps, with `time_error_frac`.
+    """
+    found = (_unmeasured(readings), _others(readings), _drifts(readings), _heat(readings), _misses(validation))
+    notes = [text for text in found if text]
+    if machine.assumed:
+        notes.append(f"assumed, since nothing on this machine says it: {', '.join(machine.assumed)}")
+    return tuple(notes)
+
+
+def _unmeasured(readings: Mapping[str, Reading]) -> str:
+    if any(reading.energy_j is not None for reading in readings.values()):
+        return ""
+    return "no energy counter was read: time is calibrated, the joules stay at their prior ('budjoule doctor' says what is missing)"
+
+
+def _others(readings: Mapping[str, Reading]) -> str:
+    others = float(np.median([reading.others_cores for reading in readings.values()])) if readings else 0.0
+    if others <= BUSY_CORES:
+        return ""
+    return (
+        f"other processes kept {others:.1f} cores busy, and PyTorch's threads then wait for each other; the times are those of the "
+        "least disturbed steps: calibrate again when the machine is idle"
+    )
+
+
+def _drifts(readings: Mapping[str, Reading]) -> str:
+    noisy = [name for name, r in readings.items() if r.spread_frac > NOISY_FRAC or r.error_frac > UNSURE_FRAC]
+    if not noisy:
+        return ""
+    return f"the times of {_list(noisy)} drifted or did not settle: the machine was busy or throttled; calibrate again when it is idle"
+
+
+def _heat(readings: Mapping[str, Reading]) -> str:
+    hot = [name for name, reading in readings.items() if reading.throttled]
+    if hot:
+        return f"heat held the processor back during {_list(hot)}: let it cool, then calibrate again"
+    clocks = {name: reading.clock_hz for name, reading in readings.items() if reading.clock_hz}
+    highest = max(clocks.values(), default=0.0)
+    slow = [name for name, clock in clocks.items() if clock < SLOW_FRAC * highest]
+    if not slow:
+        return ""
+    lowest = min(clocks.values())
+    return f"the clock ran between {lowest / 1e9:.2f} and {highest / 1e9:.2f} GHz, lowest during {_list(slow)}: efficiencies are those at these clocks"
+
+
+def _misses(validation: Sequence[Mapping[str, Any]]) -> str:
+    errors = [row["time_error_frac"] for row in validation]
+    if not errors or np.mean(np.abs(np.log1p(errors))) <= WRONG_LOG:
+        return ""
+    said = " and ".join(f"{100 * error:+.0f} %" for error in errors)
+    return f"the times of the held-out training steps are wrong by {said}: the interval is wide for it; a full run on an idle machine does better"
+
+
+def _list(names: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} others"

@@ -1,0 +1,148 @@
+"""Reads one step: warm up, repeat until the time is tight or up, and say under what conditions it ran."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from budjoule.calibration.conditions import clock_hz, throttle_count
+from budjoule.energy.errors import MeterError
+from budjoule.energy.measure import Window, measure
+from budjoule.energy.meters import Meter
+from budjoule.energy.meters.load import Processor
+
+Meters = Sequence["str | Meter"]
+
+TIGHT_FRAC = 0.01  # relative standard error of the median at which the repeats stop
+FEWEST = 30  # repeats before that is judged
+MEDIAN_OVER_MEAN = 1.2533  # standard error of a median over that of a mean, of Gaussian noise: sqrt(pi / 2)
+BUSY_CORES = 0.25  # processor time that others took, in cores, at which PyTorch's threads wait for each other
+UNDISTURBED = 0.1  # quantile of the times that stands for a step nobody interrupted: others can only add time
+BLOCK_S = 0.02  # how long a queue of steps is at least between two waits for a GPU [s]
+COARSE_S = 0.1  # the machine's busy time is counted in steps of 10 ms, too coarse for a shorter run [s]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one microbenchmark took.
+
+    Args:
+        duration_s: Median time of one step; where others kept the machine busy, that of a step they left alone. [s]
+        energy_j: Energy of one step, None where no counter was read. [J]
+        spread_frac: Difference of the time between the first and the last quarter of the repeats.
+        error_frac: Relative standard error of the median time.
+        others_cores: Processor time that other processes took meanwhile, in cores.
+        clock_hz: The processor's clock at the end of the repeats, None where it does not tell. [Hz]
+        throttled: How often heat held the processor back meanwhile.
+        meter: The counter that was read, in words; empty where there was none.
+    """
+
+    duration_s: float
+    energy_j: float | None
+    spread_frac: float
+    error_frac: float = 0.0
+    others_cores: float = 0.0
+    clock_hz: float | None = None
+    throttled: int = 0
+    meter: str = ""
+
+
+def read_step(
+    step: Callable[[], None],
+    *,
+    limit_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+    processor: Processor | None = None,
+    meters: Meters = (),
+    synchronize: Callable[[], object] | None = None,
+) -> Reading:
+    """Warm up, repeat until the time is tight or up, and read the counter over all repeats where there is one.
+
+    Args:
+        step: What to repeat.
+        limit_s: Longest time of the repeats. [s]
+        clock: A monotonic clock. [s]
+        processor: Tells what other processes take.
+        meters: The counters to try, in this order; none is no energy.
+        synchronize: Waits for a GPU. Steps are then timed in blocks, so that the wait weighs little.
+    """
+    processor = processor or Processor()
+    wait = synchronize or (lambda: None)
+    calls = _warmed(step, wait, 0.1 * limit_s, clock, queued=synchronize is not None)
+    times: list[float] = []
+    window = open_counter(meters, synchronize)
+    throttled, begin = throttle_count() or 0, clock()
+    begin_busy, begin_own = processor.busy_s()[0], processor.own_s()
+    # a counter steps seldom and is read once, over the whole time
+    while not times or (clock() - begin < limit_s and (window is not None or not _tight(times))):
+        start = clock()
+        for _ in range(calls):
+            step()
+        wait()
+        times.append((clock() - start) / calls)
+    now_hz = clock_hz()
+    measured = window.end() if window is not None else None
+    elapsed_s = clock() - begin
+    others_s = (processor.busy_s()[0] - begin_busy) - (processor.own_s() - begin_own)
+    others_cores = max(0.0, others_s / elapsed_s) if elapsed_s > COARSE_S else 0.0
+    energy_j = measured.energy_j if measured is not None and measured.energy_j > 0 else None
+    quarter = max(1, len(times) // 4)
+    median = float(np.median(times))
+    if energy_j is not None:  # the counter saw every repeat: the mean is the time that belongs to the joules
+        duration_s = float(np.mean(times))
+    else:
+        duration_s = float(np.quantile(times, UNDISTURBED)) if others_cores > BUSY_CORES else median
+    return Reading(
+        duration_s=duration_s,
+        energy_j=energy_j / (len(times) * calls) if energy_j is not None else None,
+        spread_frac=float(abs(np.median(times[-quarter:]) - np.median(times[:quarter])) / median),
+        error_frac=_error_frac(times),
+        others_cores=others_cores,
+        clock_hz=now_hz,
+        throttled=max(0, (throttle_count() or 0) - throttled),
+        meter=measured.method if measured is not None and energy_j is not None else "",
+    )
+
+
+def idle_w(*, limit_s: float, meters: Meters, sleep: Callable[[float], None] = time.sleep) -> float | None:
+    """Power of the machine at rest, None where no counter tells. [W]"""
+    window = open_counter(meters)
+    if window is None:
+        return None
+    sleep(limit_s)
+    power_w = window.end().power_w
+    return power_w if power_w > 0 else None
+
+
+def open_counter(meters: Meters, synchronize: Callable[[], object] | None = None) -> Window | None:
+    """A window on the first of these meters that counts energy here; None if none does."""
+    for meter in meters:
+        try:
+            return measure("microbenchmark", meter=meter, require_measured=True, synchronize=synchronize).begin()
+        except MeterError:
+            continue
+    return None
+
+
+def _warmed(
+    step: Callable[[], None], wait: Callable[[], object], limit_s: float, clock: Callable[[], float], *, queued: bool
+) -> int:
+    """Run the step until caches, clocks and algorithms have settled; how many steps a timed block holds."""
+    begin = clock()
+    while True:
+        start = clock()
+        step()
+        wait()
+        end = clock()
+        if end - begin >= limit_s:
+            return max(1, int(BLOCK_S / max(end - start, 1e-7))) if queued else 1
+
+
+def _error_frac(times: Sequence[float]) -> float:
+    return float(MEDIAN_OVER_MEAN * np.std(times) / np.mean(times) / np.sqrt(len(times)))
+
+
+def _tight(times: Sequence[float]) -> bool:
+    # judged at every doubling, or the judging would cost more than a short step
+    return len(times) >= FEWEST and len(times) & (len(times) - 1) == 0 and _error_frac(times) < TIGHT_FRAC

@@ -1,0 +1,130 @@
+"""Laws of the datasheet: what the files say is taken, what they do not say is assumed and named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import budjoule as bj
+from budjoule.calibration.this_gpu import power_limit_w, this_gpu
+from budjoule.calibration.this_machine import ThisMachine, this_machine
+
+CPUINFO = "model name\t: Example CPU\nvendor_id\t: {vendor}\ncpu family\t: {family}\ncpu MHz\t\t: 2500.0\nflags\t\t: {flags}\n"
+
+
+@pytest.fixture
+def describe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ThisMachine]:
+    monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path / "sys"))
+
+    def go(*, vendor: str = "Example", family: str = "1", flags: str = "fpu fma avx2", **options: Any) -> ThisMachine:
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(CPUINFO.format(vendor=vendor, family=family, flags=flags))
+        return this_machine(**{"threads": 4, "dram_bytes_per_s": 2e10, "cpuinfo": cpuinfo} | options)
+
+    return go
+
+
+def test_datasheet_comes_from_the_files(tmp_path: Path, describe: Callable[..., ThisMachine]) -> None:
+    cache = tmp_path / "sys/devices/system/cpu/cpu0/cache/index3"
+    cache.mkdir(parents=True)
+    (cache / "size").write_text("8192K\n")
+    zone = tmp_path / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "constraint_0_power_limit_uw").write_text("45000000\n")
+    clock = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"
+    clock.parent.mkdir()
+    clock.write_text("4200000\n")
+    machine = describe(idle_w=3.0)
+    assert machine.title == "Example CPU"
+    assert machine.spec.units == 4
+    assert machine.spec.clock_hz == pytest.approx(4.2e9)
+    assert machine.spec.cache_bytes == 8192 * 1024
+    assert machine.spec.power_limit_w == pytest.approx(45.0)
+    assert machine.spec.idle_w == 3.0
+    assert machine.assumed == ()
+
+
+def test_what_no_file_says_is_named(describe: Callable[..., ThisMachine]) -> None:
+    machine = describe()
+    for figure in ("last-level cache", "power limit", "idle power"):
+        assert any(figure in text for text in machine.assumed), figure
+    assert machine.spec.idle_w < machine.spec.power_limit_w
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "family", "flop"),
+    [
+        ("avx fma avx512f", "GenuineIntel", "6", 64),
+        ("avx fma avx512f", "AuthenticAMD", "25", 32),
+        ("avx fma avx512f", "AuthenticAMD", "26", 64),
+        ("avx fma", "AuthenticAMD", "25", 32),
+        ("avx", "GenuineIntel", "6", 16),
+        ("asimd fp", "", "", 16),
+        ("fpu", "", "", 8),
+    ],
+)
+def test_flop_a_clock_follow_the_vector_unit(
+    describe: Callable[..., ThisMachine], flags: str, vendor: str, family: str, flop: int
+) -> None:
+    assert describe(flags=flags, vendor=vendor, family=family).spec.flop_per_clock["fp32"] == flop
+
+
+def test_real_machine_has_a_datasheet() -> None:
+    machine = this_machine(threads=torch.get_num_threads(), dram_bytes_per_s=1e10)
+    assert machine.spec.units == torch.get_num_threads()
+    assert machine.title
+
+
+GPU = {"name": "Example GPU", "multi_processor_count": 40, "total_memory": 12 << 30}
+
+
+def test_gpu_tells_what_it_can_and_the_rest_is_the_similar_ones_and_named() -> None:
+    like = bj.load_profile("a10-pcie-24gb").spec
+    bare = this_gpu(SimpleNamespace(**GPU), like=like, dram_bytes_per_s=3e11)
+    assert bare.title == "Example GPU"
+    assert (bare.spec.units, bare.spec.memory_bytes, bare.spec.dram_bytes_per_s) == (40, 12 << 30, 3e11)
+    assert bare.spec.lanes == like.lanes
+    assert len(bare.assumed) == 5
+    told = SimpleNamespace(
+        **GPU, clock_rate=1_500_000, memory_clock_rate=8_000_000, memory_bus_width=256, L2_cache_size=4 << 20
+    )
+    full = this_gpu(told, like=like, dram_bytes_per_s=3e11, idle_w=20.0, power_limit_w=120.0)
+    assert full.spec.clock_hz == pytest.approx(1.5e9)
+    assert full.spec.dram_bytes_per_s == pytest.approx(512e9)
+    assert full.spec.cache_bytes == 4 << 20
+    assert (full.spec.idle_w, full.spec.power_limit_w) == (20.0, 120.0)
+    assert len(full.assumed) == 1
+
+
+class NvmlError(Exception):
+    pass
+
+
+def driver(gpus: int, *, broken: bool = False) -> Any:
+    """NVML with some GPUs, and whether it was left open."""
+    module = SimpleNamespace(NVMLError=NvmlError, open=0)
+
+    def count_open(by: int) -> None:
+        module.open += by
+
+    def limit_mw(handle: int) -> int:
+        if broken:
+            raise NvmlError
+        return 150_000
+
+    module.nvmlInit = lambda: count_open(1)
+    module.nvmlShutdown = lambda: count_open(-1)
+    module.nvmlDeviceGetCount = lambda: gpus
+    module.nvmlDeviceGetHandleByIndex = lambda index: index
+    module.nvmlDeviceGetEnforcedPowerLimit = limit_mw
+    return module
+
+
+@pytest.mark.parametrize(("nvml", "limit_w"), [(driver(1), 150.0), (driver(2), None), (driver(1, broken=True), None)])
+def test_power_limit_is_the_only_gpus_and_the_driver_is_left_closed(nvml: Any, limit_w: float | None) -> None:
+    assert power_limit_w(nvml) == limit_w
+    assert nvml.open == 0
