@@ -86,3 +86,10 @@ def grouped_mm(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted
     return Counted(
         kind="batched_matmul", flop=2 * a.numel() * b.shape[-1], product=(groups, m, b.shape[-1], a.shape[-1])
     )
+
+
+@rule("_euclidean_dist")
+def distances(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    """``|a|^2 - 2 a b + |b|^2`` as one product, the squares as two more columns."""
+    *batch, m, n = out.shape
+    return product(prod(batch), m, n, args[0].shape[-1] + 2, heavy=out.numel(), elements=2 * out.numel(), launches=6)

@@ -62,7 +62,8 @@ def try_one(name: str) -> dict[str, Any]:
     model: Any = torch.nn.Module()
     for config, where in ((c, w) for c in small_config(config_class) for w in ("meta", "cpu")):
         try:
-            if where == "cpu" and sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
+            wanted = any("integer buffers" in reason for reason in reasons)
+            if where == "cpu" and not (wanted and sum(p.numel() for p in model.parameters()) < MOST_PARAMETERS):
                 continue
             with torch.device(where):  # on the CPU, integer buffers keep the values that some models read
                 model = model_class(config)
