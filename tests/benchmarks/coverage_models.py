@@ -18,16 +18,17 @@ BATCH, TOKENS = 2, 16
 
 def small_config(config_class: Any) -> Iterator[Any]:
     """The default configuration with two layers a stack where that builds; then the default as it is."""
-    try:
-        default = config_class()
-    except Exception:
-        default = None
+    default = _built(config_class, {})
     if default is not None:
-        try:
-            yield config_class(**_shrunk(default))
-        except Exception:  # some sizes depend on each other: the default then
-            pass
-        yield default
+        small = _built(config_class, _shrunk(default))  # some sizes depend on each other: the default then
+        yield from (config for config in (small, default) if config is not None)
+
+
+def _built(config_class: Any, arguments: dict[str, Any]) -> Any:
+    try:
+        return config_class(**arguments)
+    except Exception:
+        return None
 
 
 def _shrunk(config: Any) -> dict[str, Any]:
