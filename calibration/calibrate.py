@@ -147,7 +147,13 @@ def target_for(base: DeviceProfile) -> Target:
 
 def _reader(target: Target) -> Read:
     def read(prepared: Prepared, limit_s: float) -> Reading:
-        return read_step(prepared.step, limit_s=limit_s, meters=target.meters, synchronize=target.synchronize)
+        return read_step(
+            prepared.step,
+            limit_s=limit_s,
+            threads=target.cores if target.kind == "cpu" else None,
+            meters=target.meters,
+            synchronize=target.synchronize,
+        )
 
     return read
 

@@ -24,7 +24,9 @@ def notes_on(
         machine: The datasheet, with what was assumed.
         validation: Rows of the held-out steps, with `time_error_frac`.
     """
-    found = (_unmeasured(readings), _others(readings), _drifts(readings), _heat(readings), _misses(validation))
+    # where others kept the machine busy, that is why times drift
+    disturbed = _others(readings) or _drifts(readings)
+    found = (_unmeasured(readings), disturbed, _heat(readings), _misses(validation))
     notes = [text for text in found if text]
     if machine.assumed:
         notes.append(f"assumed, since nothing on this machine says it: {', '.join(machine.assumed)}")

@@ -54,6 +54,7 @@ def read_step(
     limit_s: float,
     clock: Callable[[], float] = time.perf_counter,
     processor: Processor | None = None,
+    threads: int | None = None,
     meters: Meters = (),
     synchronize: Callable[[], object] | None = None,
 ) -> Reading:
@@ -64,6 +65,8 @@ def read_step(
         limit_s: Longest time of the repeats. [s]
         clock: A monotonic clock. [s]
         processor: Tells what other processes take.
+        threads: How many threads work on a step. Of a lone one the processor time tells what it takes when nobody interferes;
+            several wait for each other in busy loops, and theirs does not.
         meters: The counters to try, in this order; none is no energy.
         synchronize: Waits for a GPU. Steps are then timed in blocks, so that the wait weighs little.
     """
@@ -84,15 +87,19 @@ def read_step(
     now_hz = clock_hz()
     measured = window.end() if window is not None else None
     elapsed_s = clock() - begin
-    others_s = (processor.busy_s()[0] - begin_busy) - (processor.own_s() - begin_own)
+    own_s = processor.own_s() - begin_own
+    others_s = processor.busy_s()[0] - begin_busy - own_s
     others_cores = max(0.0, others_s / elapsed_s) if elapsed_s > COARSE_S else 0.0
     energy_j = measured.energy_j if measured is not None and measured.energy_j > 0 else None
     quarter = max(1, len(times) // 4)
     median = float(np.median(times))
     if energy_j is not None:  # the counter saw every repeat: the mean is the time that belongs to the joules
         duration_s = float(np.mean(times))
+    elif others_cores > BUSY_CORES:
+        alone_s = own_s / (len(times) * calls) if threads == 1 else np.inf
+        duration_s = min(float(np.quantile(times, UNDISTURBED)), alone_s)
     else:
-        duration_s = float(np.quantile(times, UNDISTURBED)) if others_cores > BUSY_CORES else median
+        duration_s = median
     return Reading(
         duration_s=duration_s,
         energy_j=energy_j / (len(times) * calls) if energy_j is not None else None,

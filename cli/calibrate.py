@@ -11,6 +11,8 @@ from budjoule.energy.errors import RunError, UsageError
 if TYPE_CHECKING:
     from budjoule.calibration.calibrate import Calibration
 
+INTERRUPTED = 130  # what shells expect of a command that SIGINT ended
+
 
 def calibrate(
     device: Annotated[
@@ -28,7 +30,11 @@ def calibrate(
 
     path = output or user_profile_folder() / "this-machine.toml"
     _check_writable(path, force=force or output is None)
-    made = _calibrated(device, quick)
+    try:
+        made = _calibrated(device, quick)
+    except KeyboardInterrupt:
+        note(f"interrupted: nothing was saved, and {path} {'is as it was' if path.exists() else 'was not written'}")
+        raise typer.Exit(INTERRUPTED) from None
     made.profile.save(path)
     if as_json:
         print_json(_document(made, path))

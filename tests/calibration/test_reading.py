@@ -126,6 +126,18 @@ def test_others_add_time_that_is_not_the_steps(cores: float, expected_s: float) 
     assert reading.duration_s == pytest.approx(expected_s)
 
 
+@pytest.mark.parametrize(("threads", "expected_s"), [(1, 0.02), (2, 0.04)])
+def test_a_lone_thread_that_is_always_interrupted_takes_its_processor_time(threads: int, expected_s: float) -> None:
+    machine = Simulated(1.0)
+    machine.own_s = lambda: machine.now_s / 2  # type: ignore[method-assign]
+
+    def step() -> None:
+        machine.now_s += 0.04
+
+    reading = read_step(step, limit_s=2.0, clock=machine.clock, processor=machine, threads=threads)
+    assert reading.duration_s == pytest.approx(expected_s)
+
+
 def test_energy_and_time_of_a_step_are_those_of_all_repeats() -> None:
     machine, counter = Simulated(1.0), Counter()
 

@@ -84,7 +84,9 @@ def test_json_is_one_document_and_nothing_else(run: Run, capfd: pytest.CaptureFi
     assert set(document["coefficients"]["eff_fp32"]) == {"value", "sd_log", "prior_value", "prior_sd_log", "pinned"}
 
 
-def test_interruption_leaves_the_old_profile(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_interruption_leaves_the_old_profile(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run() == 0
     before = bj.load_profile("this-machine").log_mean
     files = sorted(tmp_path.rglob("*"))
@@ -93,7 +95,9 @@ def test_interruption_leaves_the_old_profile(run: Run, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr("budjoule.calibration.calibrate.calibrate", interrupted)
+    capfd.readouterr()
     assert run() == 130
+    assert "is as it was" in capfd.readouterr().err
     assert np.array_equal(bj.load_profile("this-machine").log_mean, before)
     assert sorted(tmp_path.rglob("*")) == files
 
