@@ -7,12 +7,11 @@ import typer
 
 from budjoule.cli.aside import stdout_aside
 from budjoule.cli.output import note, print_json, result_console, save, to_json
-from budjoule.cli.sweep import fitting, show_sweep
+from budjoule.cli.sweep import axes_of, fitting, show_sweep, swept
 from budjoule.energy.errors import UsageError
 
 if TYPE_CHECKING:
     from budjoule.energy.estimate import Estimate
-    from budjoule.energy.sweep import Sweep
 
 
 def profile(
@@ -42,6 +41,13 @@ def profile(
             "--sweep", help="batch=1,2,4..256, clock-mhz=510..1410:90 or power-limit-w=100..300:25; repeatable."
         ),
     ] = None,
+    best: Annotated[
+        str | None, typer.Option(help="Name the setting with the least energy, edp or energy@1.1x-time.")
+    ] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", help="What --best chooses from: batch=8,16,32,power-limit-w=100..250:25."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     output: Annotated[
         Path | None,
@@ -52,10 +58,11 @@ def profile(
     """Estimate what a model costs in joules, per layer, on a device you may not have."""
     budget_j = _budget_j(budget)
     names = _devices(device)
-    how = {"mode": mode, "optimizer": optimizer, "precision": precision, "fused": fused}
+    how: dict[str, Any] = {"mode": mode, "optimizer": optimizer, "precision": precision, "fused": fused}
     at = {"clock_hz": None if clock_mhz is None else clock_mhz * 1e6, "power_limit_w": power_limit_w}
-    if sweep:
-        show_sweep(_swept(model, inputs, names, sweep, how, at), budget_j, output, force=force, as_json=as_json)
+    if axes := axes_of(sweep, best, over):
+        found = swept(model, inputs, names, axes, best, how, at)
+        show_sweep(*found, budget_j, output, force=force, as_json=as_json)
         return
     estimates = _estimates(model, inputs, names, how, at)
     rows = [{**estimate.to_dict(), **fitting(estimate, budget_j)} for estimate in estimates]
@@ -91,22 +98,6 @@ def _estimates(
     with stdout_aside():
         work = trace(build_model(model), given, **how)
     return [predict(work, device=each, **at) for each in profiles]
-
-
-def _swept(
-    model: str, inputs: str, devices: list[str], axes: list[str], how: dict[str, Any], at: dict[str, float | None]
-) -> "Sweep":
-    from budjoule.energy.device import load_profile
-    from budjoule.energy.model_spec import build_model, parse_inputs
-    from budjoule.energy.sweep import parse_axes, sweep
-    from budjoule.energy.trace import trace
-
-    values = parse_axes(axes)
-    profiles = [load_profile(name) for name in devices]
-    parse_inputs(inputs)  # a typing error is told before the model is built
-    with stdout_aside():
-        built = build_model(model)
-        return sweep(lambda batch: trace(built, parse_inputs(inputs, batch=batch), **how), profiles, values, **at)
 
 
 def _budget_j(text: str | None) -> float | None:

@@ -1,14 +1,17 @@
-"""What `budjoule profile --sweep` and `--budget` print: the settings of a sweep, and how many steps fit in an energy."""
+"""What `budjoule profile --sweep`, `--best` and `--budget` run and print: a sweep, what it chooses, how many steps fit in an energy."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budjoule.cli.aside import stdout_aside
 from budjoule.cli.output import note, print_json, result_console, save, to_json
 from budjoule.energy.errors import UsageError
 
 if TYPE_CHECKING:
+    from budjoule.energy.choice import Choice
     from budjoule.energy.estimate import Estimate
     from budjoule.energy.sweep import Sweep
+    from budjoule.energy.workload import Workload
 
 
 def fitting(estimate: "Estimate", budget_j: float | None) -> dict[str, Any]:
@@ -23,28 +26,104 @@ def fitting(estimate: "Estimate", budget_j: float | None) -> dict[str, Any]:
     }
 
 
-def show_sweep(sweep: "Sweep", budget_j: float | None, output: Path | None, *, force: bool, as_json: bool) -> None:
-    """Save a sweep where that was asked for, and print it."""
-    document = sweep.to_dict()
-    for row, point in zip(document["points"], sweep.points, strict=True):
-        row |= fitting(point.estimate, budget_j)
+def axes_of(sweep: list[str] | None, best: str | None, over: list[str] | None) -> list[str]:
+    """The axes that `--sweep` and `--over` give together, none where one setting was asked for.
+
+    Raises:
+        UsageError: There is something to choose by but nothing to choose from, or the other way round.
+    """
+    if over and best is None:
+        raise UsageError("--over is what --best chooses from; add --best energy")
+    if best is not None and not (sweep or over):
+        raise UsageError("--best needs settings to choose from; add --over batch=8,16,32,power-limit-w=100..250:25")
+    if not (sweep or over):
+        return []
+    from budjoule.energy.choice import split_axes
+
+    return [*(sweep or ()), *(axis for text in over or () for axis in split_axes(text))]
+
+
+def swept(
+    model: str,
+    inputs: str,
+    devices: list[str],
+    axes: list[str],
+    best: str | None,
+    how: dict[str, Any],
+    at: dict[str, float | None],
+) -> "tuple[Sweep, list[Choice]]":
+    """Sweep a model's settings, and choose of them where there is something to choose by; each batch size is traced once."""
+    from budjoule.energy.choice import choose, parse_goal
+    from budjoule.energy.device import load_profile
+    from budjoule.energy.model_spec import build_model, parse_inputs
+    from budjoule.energy.sweep import parse_axes, sweep
+    from budjoule.energy.trace import trace
+
+    values, goal = parse_axes(axes), parse_goal(best) if best is not None else None
+    profiles = [load_profile(name) for name in devices]
+    parse_inputs(inputs)  # a typing error is told before the model is built
+    traced: dict[int | None, Workload] = {}
+
+    def work_of(batch: int | None) -> "Workload":
+        if batch not in traced:
+            work = trace(built, parse_inputs(inputs, batch=batch), **how)
+            traced[batch] = traced[work.examples] = work
+        return traced[batch]
+
+    with stdout_aside():
+        built = build_model(model)
+        given = work_of(None) if goal is not None else None
+        found = sweep(work_of, profiles, values, **at)
+    chosen = choose(found, goal, profiles, given, **at) if goal is not None and given is not None else []
+    return found, chosen
+
+
+def show_sweep(
+    sweep: "Sweep",
+    choices: "list[Choice]",
+    budget_j: float | None,
+    output: Path | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Save a sweep and what was chosen of it where that was asked for, and print it."""
+    document = _document(sweep, choices, budget_j)
     if output is not None:
-        save(output, _rendered(output, sweep, document, budget_j), force=force)
+        save(output, _rendered(output, sweep, choices, document, budget_j), force=force)
     if as_json:
         print_json(document)
         return
     from budjoule.energy.reports.sweep import render_sweep
+    from budjoule.energy.reports.sweep_choice import render_choices
 
-    render_sweep(sweep, result_console(), budget_j=budget_j)
+    if choices:
+        render_choices(sweep, choices, result_console(), budget_j=budget_j)
+    else:
+        render_sweep(sweep, result_console(), budget_j=budget_j)
     if output is None:
         note("next: add -o sweep.html for the plot of time against energy")
 
 
-def _rendered(output: Path, sweep: "Sweep", document: dict[str, Any], budget_j: float | None) -> str:
+def _document(sweep: "Sweep", choices: "list[Choice]", budget_j: float | None) -> dict[str, Any]:
+    document = sweep.to_dict()
+    for row, point in zip(document["points"], sweep.points, strict=True):
+        row |= fitting(point.estimate, budget_j)
+    if choices:
+        rows = [{**choice.to_dict(), **fitting(choice.point.estimate, budget_j)} for choice in choices]
+        document |= {"goal": choices[0].goal.text, "choices": rows}
+    return document
+
+
+def _rendered(
+    output: Path, sweep: "Sweep", choices: "list[Choice]", document: dict[str, Any], budget_j: float | None
+) -> str:
     if output.suffix == ".html":
         from budjoule.energy.reports.sweep import sweep_page
+        from budjoule.energy.reports.sweep_choice import choice_lines
 
-        return sweep_page(sweep, budget_j=budget_j)
+        chosen = [", ".join(choice_lines(sweep, choice)) for choice in choices]
+        return sweep_page(sweep, budget_j=budget_j, chosen=chosen)
     if output.suffix == ".json" and not output.name.endswith((".speedscope.json", ".trace.json")):
         return to_json(document) + "\n"
     raise UsageError(f"a sweep is written as .html or .json, and {output} is neither")

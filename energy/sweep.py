@@ -77,7 +77,7 @@ class Sweep:
     Args:
         axes: The values of each axis that was varied.
         points: Every setting that the device can run at.
-        notes: What was left out, and the estimates' own notes.
+        notes: What was left out, and the notes of the best settings' estimates.
     """
 
     axes: Mapping[str, tuple[float, ...]]
@@ -141,7 +141,7 @@ def parse_axes(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
         if not equals or name not in AXES:
             raise UsageError(f"cannot sweep {text!r}; write {EXAMPLE}, with one of {', '.join(AXES)}")
         if name in axes:
-            raise UsageError(f"{name} is swept twice; give all its values in one --sweep")
+            raise UsageError(f"{name} is given twice; give all its values at once")
         values = _values(listed, text)
         if name == "batch" and any(value != int(value) for value in values):
             raise UsageError(f"{text!r} has a batch size that is no whole number")
@@ -161,15 +161,15 @@ def _values(listed: str, text: str) -> tuple[float, ...]:
         elif re.fullmatch(_NUMBER, part):
             values.append(float(part))
         else:
-            raise UsageError(f"cannot read {part!r} in --sweep {text!r}; write {EXAMPLE}")
+            raise UsageError(f"cannot read {part!r} in {text!r}; write {EXAMPLE}")
     if min(values) <= 0:
-        raise UsageError(f"--sweep {text!r} has a value of 0; the values of a sweep are positive")
+        raise UsageError(f"{text!r} has a value of 0; the values of a sweep are positive")
     return tuple(dict.fromkeys(values))
 
 
 def _range(before: Sequence[float], low: float, high: float, step: float | None, text: str) -> list[float]:
     if high < low or step == 0 or low == 0:
-        raise UsageError(f"the range in --sweep {text!r} is empty; write {EXAMPLE}")
+        raise UsageError(f"the range in {text!r} is empty; write {EXAMPLE}")
     if step is None and len(before) >= 2 and before[-1] - before[-2] == low - before[-1] > 0:
         step = low - before[-1]
     if step is not None:
@@ -180,7 +180,7 @@ def _range(before: Sequence[float], low: float, high: float, step: float | None,
         while made[-1] * 2 <= high and len(made) <= MOST_VALUES:
             made.append(made[-1] * 2)
     if len(made) > MOST_VALUES:
-        raise UsageError(f"the range in --sweep {text!r} has over {MOST_VALUES} values; take a larger step")
+        raise UsageError(f"the range in {text!r} has over {MOST_VALUES} values; take a larger step")
     return made
 
 
@@ -226,9 +226,11 @@ def sweep(
         raise UsageError(f"no setting can be run: {'; '.join(notes)}")
     if "batch" in axes:
         notes["whether a batch fits the device's memory is not looked at"] = None
-    for point in points:
-        notes |= dict.fromkeys(point.estimate.notes)
-    return Sweep(axes={name: tuple(values) for name, values in axes.items()}, points=tuple(points), notes=tuple(notes))
+    found = Sweep(axes={name: tuple(values) for name, values in axes.items()}, points=tuple(points))
+    for device in found.devices:
+        for point in found.best(device).values():
+            notes |= dict.fromkeys(point.estimate.notes)
+    return replace(found, notes=tuple(notes))
 
 
 def _within(

@@ -29,8 +29,8 @@ def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = Non
         console: Where to print.
         budget_j: An energy that steps are counted in. [J]
     """
-    columns = _columns(sweep, budget_j, brief=True)
-    console.print(_title(sweep), style="bold")
+    shown_columns = columns(sweep, budget_j, brief=True)
+    console.print(title(sweep), style="bold")
     shown: list[Point] = []
     for device in sweep.devices:
         points = sweep.of(device)
@@ -39,15 +39,8 @@ def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = Non
         if len(sweep.devices) > 1:
             console.print()
             console.print(Text.assemble((clean(device), "bold"), (f" {clean(points[0].estimate.status)}", "dim")))
-        made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-        for name in columns:
-            made.add_column(name, justify="right", no_wrap=True)
-        made.add_column("", no_wrap=True)
-        for point in points:
-            style = "" if point.efficient else "dim"
-            cells = [Text(clean(cell(point)), style=style) for cell in columns.values()]
-            made.add_row(*cells, Text(_mark(sweep, point, brief=True), style="green"))
-        console.print(made)
+        rows = [(point, _mark(sweep, point, brief=True), "" if point.efficient else "dim") for point in points]
+        console.print(point_table(shown_columns, rows))
         shown += points
     _print_legend(sweep, shown, console, budget_j)
     for device in sweep.devices:
@@ -55,6 +48,17 @@ def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = Non
             console.print(line)
     for note in sweep.notes:
         console.print(Text.assemble(("note  ", "yellow"), clean(note)))
+
+
+def point_table(shown: Mapping[str, Callable[[Point], str]], rows: Sequence[tuple[Point, str, str]]) -> Table:
+    """Settings as a table for a terminal: each a point, what it is and its style."""
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for name in shown:
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("", no_wrap=True)
+    for point, mark, style in rows:
+        made.add_row(*(Text(clean(cell(point)), style=style) for cell in shown.values()), Text(mark, style="green"))
+    return made
 
 
 def _print_legend(sweep: Sweep, points: Sequence[Point], console: Console, budget_j: float | None) -> None:
@@ -98,9 +102,15 @@ def setting(sweep: Sweep, point: Point) -> str:
     return ", ".join(said[name] for name in sweep.axes)
 
 
-def sweep_page(sweep: Sweep, *, budget_j: float | None = None) -> str:
-    """The sweep as an HTML document."""
-    columns = _columns(sweep, budget_j)
+def sweep_page(sweep: Sweep, *, budget_j: float | None = None, chosen: Sequence[str] = ()) -> str:
+    """The sweep as an HTML document.
+
+    Args:
+        sweep: What to show.
+        budget_j: An energy that steps are counted in. [J]
+        chosen: What was chosen by a goal, in words, to lead the page.
+    """
+    shown_columns = columns(sweep, budget_j)
     shown = _thinned(list(sweep.points), PAGE_ROWS)
     notes = list(sweep.notes)
     if len(shown) < len(sweep.points):
@@ -108,12 +118,12 @@ def sweep_page(sweep: Sweep, *, budget_j: float | None = None) -> str:
     return render(
         "sweep.html.j2",
         kind="Energy sweep",
-        title=_title(sweep),
-        lead=" ".join(f"{line}." for device in sweep.devices for line in best_lines(sweep, device)[:1]),
+        title=title(sweep),
+        lead=" ".join(f"{line}." for line in chosen or [best_lines(sweep, device)[0] for device in sweep.devices]),
         chart=chart(sweep),
         devices=[{"name": device, "facts": _facts(sweep, device)} for device in sweep.devices],
-        columns=[*columns, ""],
-        rows=[[*(cell(point) for cell in columns.values()), _mark(sweep, point)] for point in shown],
+        columns=[*shown_columns, ""],
+        rows=[[*(cell(point) for cell in shown_columns.values()), _mark(sweep, point)] for point in shown],
         notes=notes,
     )
 
@@ -166,7 +176,8 @@ def _energy(sweep: Sweep, point: Point) -> float:
     return point.example_energy_j if "batch" in sweep.axes else point.estimate.energy_j
 
 
-def _title(sweep: Sweep) -> str:
+def title(sweep: Sweep) -> str:
+    """What was swept, in a line."""
     work = sweep.points[0].estimate.work
     kind = f"{work.mode} with {work.optimizer}" if work.optimizer else work.mode
     where = f" on {sweep.devices[0]}" if len(sweep.devices) == 1 else ""
@@ -174,7 +185,8 @@ def _title(sweep: Sweep) -> str:
     return clean(f"{work.model}{where}  {kind}, {work.precision}, one {_noun(sweep)}, by {axes}")
 
 
-def _columns(sweep: Sweep, budget_j: float | None, *, brief: bool = False) -> Mapping[str, Callable[[Point], str]]:
+def columns(sweep: Sweep, budget_j: float | None, *, brief: bool = False) -> Mapping[str, Callable[[Point], str]]:
+    """What a table of settings shows: a heading and the text of a point."""
     made: dict[str, Callable[[Point], str]] = {}
     if not brief:
         made["device"] = lambda p: p.estimate.device

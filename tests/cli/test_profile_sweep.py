@@ -111,3 +111,67 @@ def test_table_fits_a_narrow_terminal_whole(monkeypatch: pytest.MonkeyPatch, cap
     out = capfd.readouterr().out
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+BEST = ("--best", "energy@1.5x-time", "--over", "batch=1,2,4,8..32,clock-mhz=1500..2400:300")
+
+
+def test_best_names_a_setting_that_the_sweep_holds_and_what_it_saves(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *BASE, *BEST, "--budget", "1 kJ", "--json") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["goal"] == "energy@1.5x-time"
+    assert [choice["device"] for choice in document["choices"]] == ["cpu-generic", "raspberry-pi-5"]
+    for choice in document["choices"]:
+        assert {key: choice[key] for key in document["points"][0]} in document["points"]
+        saved = 1 - choice["example_energy_j"] / choice["default"]["example_energy_j"]
+        assert choice["saving_frac"] == pytest.approx(saved)
+        assert choice["default"]["batch"] == 4
+        assert choice["default"]["wanted_clock_hz"] is None
+    assert run(monkeypatch, *BASE, *BEST, "-o", "best.html") == 0
+    out = " ".join(capfd.readouterr().out.split())
+    for choice in document["choices"]:
+        named = f"batch {choice['batch']}, clock"
+        assert f"{choice['device']} (literature), least energy within 1.5 times the least time: {named}" in out
+        assert f"least energy within 1.5 times the least time: {named}" in (place / "best.html").read_text()
+    assert "as given" in out
+
+
+def test_given_batch_is_traced_once_whether_swept_or_not(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from budjoule.energy import trace as module
+
+    traced: list[int] = []
+    true_trace = module.trace
+
+    def counting(*arguments: object, **how: object) -> object:
+        work = true_trace(*arguments, **how)  # type: ignore[arg-type]
+        traced.append(work.examples)
+        return work
+
+    monkeypatch.setattr(module, "trace", counting)
+    assert run(monkeypatch, *BASE, "--best", "energy", "--over", "batch=2,4,8") == 0
+    assert traced == [4, 2, 8]
+    capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--best", "energy"), "--over"),
+        (("--over", "batch=1,2"), "--best"),
+        (("--best", "speed", "--over", "batch=1,2"), "energy@1.1x-time"),
+        (("--best", "energy", "--over", "1,batch=2"), "batch"),
+        (("--best", "energy", "--over", "batch=1", "--sweep", "batch=2"), "twice"),
+    ],
+)
+def test_bad_choice_is_one_line_and_exit_2(
+    arguments: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *BASE, *arguments) == 2
+    out, err = capfd.readouterr()
+    assert text in err
+    assert "Traceback" not in err
+    assert not out

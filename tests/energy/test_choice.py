@@ -1,0 +1,111 @@
+"""Laws of choosing: the chosen setting has the least of what was asked for, and its saving is the ratio of two estimates."""
+
+import pytest
+import torch
+
+import budjoule as bj
+from budjoule.energy.choice import Choice, best_of, choose, parse_goal, split_axes
+from budjoule.energy.model_spec import parse_inputs
+from budjoule.energy.sweep import Sweep, parse_axes, sweep
+from budjoule.energy.workload import Workload
+
+DEVICE = "v100-pcie-32gb"
+AXES = ("batch=2,8,32", "power-limit-w=100..250:10")
+
+
+@pytest.fixture(scope="module")
+def works() -> dict[int | None, Workload]:
+    with torch.device("meta"):
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 64, 3))
+    traced = {
+        batch: bj.trace(net, parse_inputs("8x3x64x64", batch=batch), mode="training", optimizer="sgd")
+        for batch in (2, 8, 32)
+    }
+    return {**traced, None: traced[8]}
+
+
+@pytest.fixture(scope="module")
+def found(works: dict[int | None, Workload]) -> Sweep:
+    return sweep(works.__getitem__, [bj.load_profile(DEVICE)], parse_axes(AXES))
+
+
+def chosen(found: Sweep, works: dict[int | None, Workload], goal: str, **at: float) -> Choice:
+    (choice,) = choose(found, parse_goal(goal), [bj.load_profile(DEVICE)], works[None], **at)
+    return choice
+
+
+def test_choice_has_the_least_of_what_was_asked(found: Sweep, works: dict[int | None, Workload]) -> None:
+    assert chosen(found, works, "energy").point.example_energy_j == min(p.example_energy_j for p in found.points)
+    assert chosen(found, works, "edp").point.energy_delay == min(p.energy_delay for p in found.points)
+    quickest_s = min(p.example_duration_s for p in found.points)
+    for slowdown in (1.0, 1.05, 1.3):
+        point = chosen(found, works, f"energy@{slowdown}x-time").point
+        allowed = [p for p in found.points if p.example_duration_s <= slowdown * quickest_s]
+        assert point in allowed
+        assert point.example_energy_j == min(p.example_energy_j for p in allowed)
+
+
+def test_more_time_never_costs_energy_and_ends_at_the_least(found: Sweep) -> None:
+    energies = [best_of(found.points, parse_goal(f"energy@{1 + i / 10}x-time")).example_energy_j for i in range(40)]
+    assert energies == sorted(energies, reverse=True)
+    assert len(set(energies)) > 2
+    assert energies[-1] == best_of(found.points, parse_goal("energy")).example_energy_j
+
+
+def test_saving_is_the_ratio_of_two_predictions_within_its_interval(
+    found: Sweep, works: dict[int | None, Workload]
+) -> None:
+    choice = chosen(found, works, "energy")
+    default = bj.predict(works[8], device=DEVICE)
+    here = bj.predict(works[choice.point.batch], device=DEVICE, power_limit_w=choice.point.power_limit_w)
+    assert choice.default.estimate.energy_j == default.energy_j
+    ratio = (here.energy_j / choice.point.batch) / (default.energy_j / 8)
+    assert choice.saving_frac == pytest.approx(1 - ratio)
+    assert choice.saving_low_frac < choice.saving_frac < choice.saving_high_frac < 1
+    alone = (1 - choice.saving_low_frac) / (1 - choice.saving_frac)
+    # what the two estimates share does not widen their ratio
+    assert alone < default.energy_high_j / default.energy_j * here.energy_high_j / here.energy_j
+
+
+def test_saving_turns_round_with_what_is_compared(works: dict[int | None, Workload]) -> None:
+    profile = bj.load_profile(DEVICE)
+
+    def compared(axis: str, **at: float) -> Choice:
+        one = sweep(works.__getitem__, [profile], parse_axes([axis]))
+        return chosen(one, works, "energy", **at)
+
+    there = compared("power-limit-w=150")
+    back = compared("power-limit-w=250", power_limit_w=150.0)
+    assert 1 - there.saving_frac == pytest.approx(1 / (1 - back.saving_frac))
+    assert 1 - there.saving_low_frac == pytest.approx(1 / (1 - back.saving_high_frac))
+    assert 1 - there.saving_high_frac == pytest.approx(1 / (1 - back.saving_low_frac))
+    assert (1 + there.slowdown_frac) * (1 + back.slowdown_frac) == pytest.approx(1)
+
+
+def test_default_chosen_saves_nothing_for_certain(works: dict[int | None, Workload]) -> None:
+    one = sweep(works.__getitem__, [bj.load_profile(DEVICE)], parse_axes(["batch=8"]))
+    choice = chosen(one, works, "edp")
+    assert (choice.saving_low_frac, choice.saving_frac, choice.saving_high_frac) == (0, 0, 0)
+    assert choice.slowdown_frac == 0
+
+
+def test_limit_is_surer_than_another_batch_size(works: dict[int | None, Workload]) -> None:
+    profile = bj.load_profile(DEVICE)
+    widths = []
+    for axis in ("power-limit-w=200", "batch=32"):
+        choice = chosen(sweep(works.__getitem__, [profile], parse_axes([axis])), works, "energy")
+        widths.append((1 - choice.saving_low_frac) / (1 - choice.saving_high_frac))
+    assert 1 < widths[0] < widths[1]
+
+
+def test_axes_in_one_text_are_those_given_apart() -> None:
+    for axes in (list(AXES), ["clock-mhz=510..600:90"], ["batch=1,2,4..16", "clock-mhz=600,700", "power-limit-w=100"]):
+        assert parse_axes(split_axes(",".join(axes))) == parse_axes(axes)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "time", "energy@x-time", "energy@0.9x-time", "energy@1.1", "Energy", "edp@2x-time"]
+)
+def test_goal_that_cannot_be_read_is_a_clear_error(text: str) -> None:
+    with pytest.raises(bj.BudjouleError, match=r"energy|time"):
+        parse_goal(text)
