@@ -45,7 +45,7 @@ def _others(readings: Mapping[str, Reading]) -> str:
         return ""
     return (
         f"other processes kept {others:.1f} cores busy, and PyTorch's threads then wait for each other; the times are those of the "
-        "least disturbed steps: calibrate again when the machine is idle"
+        "least disturbed steps: calibrate again when the machine is idle, or with OMP_NUM_THREADS=1 for what one thread takes"
     )
 
 

@@ -68,7 +68,8 @@ def _calibrated(device: str, quick: bool) -> "Calibration":
 
     from budjoule.calibration.calibrate import calibrate as run
 
-    with Progress(console=note_console(), transient=True) as progress:
+    console = note_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=None)
         return run(
             prior=device,

@@ -201,3 +201,24 @@ def test_processor_is_calibrated_on_pytorchs_threads_without_a_gpus_joules() -> 
     target = target_for(bj.load_profile("cpu-generic"))
     assert target.cores == torch.get_num_threads()
     assert "nvml" not in target.meters
+
+
+def test_slow_steps_leave_less_time_for_the_rest(truth: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, limits_s = [0.0], []
+
+    def slow(prepared: Prepared, limit_s: float) -> Reading:
+        now_s[0] += 1.1 * limit_s + (5.0 if len(limits_s) < 5 else 0.0)  # the first five are slow
+        limits_s.append(limit_s)
+        return Reading(duration_s=3.0, energy_j=None, spread_frac=0.0)
+
+    monkeypatch.setattr("budjoule.calibration.calibrate.time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    calibrate(
+        limit_s=4.0,
+        read=slow,
+        target=Target(kind="cpu", device="meta", cores=2),
+        machine=ThisMachine(title="simulated", spec=truth.spec, assumed=()),
+    )
+    assert limits_s[0] == 4.0
+    assert limits_s[:6] == sorted(limits_s[:6], reverse=True)
+    assert max(limits_s[5:]) < 4.0
+    assert now_s[0] < 1.2 * 4.0 * len(limits_s)
