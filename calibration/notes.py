@@ -43,9 +43,11 @@ def _others(readings: Mapping[str, Reading]) -> str:
     others = float(np.median([reading.others_cores for reading in readings.values()])) if readings else 0.0
     if others <= BUSY_CORES:
         return ""
+    metered = any(reading.energy_j is not None for reading in readings.values())
+    effect = "their joules are counted as the steps'" if metered else "the times are those of the least disturbed steps"
     return (
-        f"other processes kept {others:.1f} cores busy, and PyTorch's threads then wait for each other; the times are those of the "
-        "least disturbed steps: calibrate again when the machine is idle, or with OMP_NUM_THREADS=1 for what one thread takes"
+        f"other processes kept {others:.1f} cores busy, and PyTorch's threads then wait for each other; {effect}: "
+        "calibrate again when the machine is idle, or with OMP_NUM_THREADS=1 for what one thread takes"
     )
 
 

@@ -154,6 +154,12 @@ def test_bad_conditions_are_told(
     assert list(made.notes) == made.profile.provenance["notes"]
 
 
+@pytest.mark.parametrize(("energy", "effect"), [(True, "their joules"), (False, "least disturbed")])
+def test_what_others_do_to_time_or_joules_is_told(truth: DeviceProfile, energy: bool, effect: str) -> None:
+    made = simulated(truth, energy=energy, change=lambda prepared, reading: replace(reading, others_cores=1.0))
+    assert any("other processes" in note and effect in note for note in made.notes)
+
+
 def test_a_falling_clock_is_told_and_kept(truth: DeviceProfile) -> None:
     def slower(prepared: Prepared, reading: Reading) -> Reading:
         return replace(reading, clock_hz=2e9 if prepared.benchmark.name == "convolution" else 3e9)
