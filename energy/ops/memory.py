@@ -8,7 +8,7 @@ from budjoule.energy.ops.rule import Counted, first, numel, rule, size_bytes
 
 @rule(
     "clone", "copy", "_to_copy", "contiguous", "cat", "stack", "constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
-    "replication_pad2d", "replication_pad3d", "reflection_pad1d_backward", "reflection_pad2d_backward", "replication_pad2d_backward", "roll", "flip", "repeat", "repeat_interleave", "im2col", "col2im", "pixel_shuffle",
+    "replication_pad2d", "replication_pad3d", "replication_pad1d_backward", "replication_pad3d_backward", "reflection_pad3d", "reflection_pad3d_backward", "reflection_pad1d_backward", "reflection_pad2d_backward", "replication_pad2d_backward", "roll", "flip", "repeat", "repeat_interleave", "im2col", "col2im", "pixel_shuffle",
     "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "rot90", "unfold_copy", "block_diag", "resize", "tile", "_pack_padded_sequence", "_pack_padded_sequence_backward", "_conj_physical", "alias_copy",
     "view_copy", "expand_copy", "_to_dense", "_efficientzerotensor", "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "combinations", "cartesian_prod", "kron", "tril_indices", "triu_indices",
 )  # fmt: skip

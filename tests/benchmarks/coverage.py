@@ -6,6 +6,7 @@ energy (a100-pcie-40gb) rests on ops without a rule. Chunks run in processes of 
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -55,8 +56,11 @@ def try_one(name: str) -> dict[str, Any]:
 
     row: dict[str, Any] = {"name": name}
     model_type, class_name = name.split(":")
-    model_class = getattr(transformers, class_name)
-    config_class = getattr(model_class, "config_class", None) or CONFIG_MAPPING[model_type]
+    try:
+        model_class = getattr(transformers, class_name)
+        config_class = getattr(model_class, "config_class", None) or CONFIG_MAPPING[model_type]
+    except (AttributeError, ImportError) as error:  # not exported, or in need of another package
+        return {**row, "unbuilt": " ".join(str(error).split())[:160]}
     errors: list[str] = []
     reasons: list[str] = []
     model: Any = torch.nn.Module()
@@ -93,30 +97,35 @@ def try_one(name: str) -> dict[str, Any]:
 
 
 def _pytorch_runs(model_class: Any, config: Any) -> bool:
-    """PyTorch itself, on fake tensors, runs one of the inputs or stops at a value that is not there: then the refusal is the tracer's."""
+    """PyTorch itself, without data, runs one of the inputs or stops at a value that is not there: then the refusal is the tracer's."""
     import torch
     from coverage_models import inputs_for
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        try:
+    mode: Any = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode:
             model = model_class(config).eval()
-        except Exception:  # it looks at values while it is built
-            return True
-        for inputs in inputs_for(model, config):
+    except Exception:  # it looks at values while it is built: on the meta device then
+        mode = contextlib.nullcontext()
+        with torch.device("meta"):
+            model = model_class(config).eval()
+    for inputs in inputs_for(model, config):
+        with torch.no_grad(), mode:
             given = {
-                k: mode.from_tensor(v)
-                if isinstance(v, torch.Tensor) and not isinstance(v, torch._subclasses.FakeTensor)
+                k: (v.to("meta") if isinstance(mode, contextlib.nullcontext) else mode.from_tensor(v))
+                if isinstance(v, torch.Tensor)
                 else v
                 for k, v in inputs.items()
             }
             try:
                 model(**given)
-            except (DataDependentOutputException, DynamicOutputShapeException):
+            except (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError):
                 return True
-            except Exception:  # the model does not take these inputs
-                continue
-            return True
+            except Exception as error:
+                if "meta tensor" not in str(error):  # else the model does not take these inputs
+                    continue
+        return True
     return False
 
 

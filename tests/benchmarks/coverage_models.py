@@ -201,3 +201,6 @@ def inputs_for(model: Any, config: Any) -> Iterator[dict[str, Any]]:
                     yield {**always, name: value, mask: other}
     if always and not text:
         yield always
+    for name in ("pixel_values", "input_features") if text else ():
+        for value in values[name][1:] if name in parameters else ():
+            yield {**always, **text, name: value}
