@@ -120,10 +120,9 @@ def _rendered(
 ) -> str:
     if output.suffix == ".html":
         from budjoule.energy.reports.sweep import sweep_page
-        from budjoule.energy.reports.sweep_choice import choice_lines
+        from budjoule.energy.reports.sweep_choice import choices_page
 
-        chosen = [", ".join(choice_lines(sweep, choice)) for choice in choices]
-        return sweep_page(sweep, budget_j=budget_j, chosen=chosen)
+        return choices_page(sweep, choices, budget_j=budget_j) if choices else sweep_page(sweep, budget_j=budget_j)
     if output.suffix == ".json" and not output.name.endswith((".speedscope.json", ".trace.json")):
         return to_json(document) + "\n"
     raise UsageError(f"a sweep is written as .html or .json, and {output} is neither")

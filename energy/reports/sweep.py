@@ -102,13 +102,20 @@ def setting(sweep: Sweep, point: Point) -> str:
     return ", ".join(said[name] for name in sweep.axes)
 
 
-def sweep_page(sweep: Sweep, *, budget_j: float | None = None, chosen: Sequence[str] = ()) -> str:
+def sweep_page(
+    sweep: Sweep,
+    *,
+    budget_j: float | None = None,
+    lead: Sequence[str] = (),
+    chosen: Mapping[str, Sequence[Fact]] | None = None,
+) -> str:
     """The sweep as an HTML document.
 
     Args:
         sweep: What to show.
         budget_j: An energy that steps are counted in. [J]
-        chosen: What was chosen by a goal, in words, to lead the page.
+        lead: What to open with; the default is each device's setting of least energy.
+        chosen: What a goal chose on each device, to stand before its best settings.
     """
     shown_columns = columns(sweep, budget_j)
     shown = _thinned(list(sweep.points), PAGE_ROWS)
@@ -119,9 +126,12 @@ def sweep_page(sweep: Sweep, *, budget_j: float | None = None, chosen: Sequence[
         "sweep.html.j2",
         kind="Energy sweep",
         title=title(sweep),
-        lead=" ".join(f"{line}." for line in chosen or [best_lines(sweep, device)[0] for device in sweep.devices]),
+        lead=" ".join(f"{line}." for line in lead or [best_lines(sweep, device)[0] for device in sweep.devices]),
         chart=chart(sweep),
-        devices=[{"name": device, "facts": _facts(sweep, device)} for device in sweep.devices],
+        devices=[
+            {"name": device, "facts": [*(chosen or {}).get(device, ()), *_facts(sweep, device)]}
+            for device in sweep.devices
+        ],
         columns=[*shown_columns, ""],
         rows=[[*(cell(point) for cell in shown_columns.values()), _mark(sweep, point)] for point in shown],
         notes=notes,
@@ -158,7 +168,7 @@ def chart(sweep: Sweep) -> Chart:
 def _place(sweep: Sweep, point: Point, x: Scale, y: Scale) -> tuple[float, float, str]:
     time_s, energy_j = _time(sweep, point), _energy(sweep, point)
     said = (
-        f"{point.estimate.device}, {setting(sweep, point)}: {show(energy_j, 'J')}, {show(time_s, 's')} a {_noun(sweep)}"
+        f"{point.estimate.device}, {setting(sweep, point)}: {show(energy_j, 'J')}, {show(time_s, 's')} {_a_noun(sweep)}"
     )
     return x.at(time_s), y.at(energy_j), said
 
@@ -166,6 +176,10 @@ def _place(sweep: Sweep, point: Point, x: Scale, y: Scale) -> tuple[float, float
 def _noun(sweep: Sweep) -> str:
     """Steps of different batch sizes do different work, so then it is an example that is compared."""
     return "example" if "batch" in sweep.axes else "step"
+
+
+def _a_noun(sweep: Sweep) -> str:
+    return "an example" if "batch" in sweep.axes else "a step"
 
 
 def _time(sweep: Sweep, point: Point) -> float:
@@ -229,14 +243,16 @@ def _facts(sweep: Sweep, device: str) -> list[Fact]:
     best = sweep.best(device)
     quickest = min(sweep.of(device), key=lambda p: (p.example_duration_s, p.example_energy_j))
     rows = (("least energy", best["energy"]), ("least energy x time", best["energy_delay"]), ("least time", quickest))
-    return [
-        Fact(
-            label=label,
-            value=f"{show(_energy(sweep, p), 'J')}, {show(_time(sweep, p), 's')}",
-            detail=f"a {_noun(sweep)} at {setting(sweep, p)}",
-        )
-        for label, p in rows
-    ]
+    return [point_fact(sweep, label, p) for label, p in rows]
+
+
+def point_fact(sweep: Sweep, label: str, point: Point) -> Fact:
+    """A setting as a figure of the page."""
+    return Fact(
+        label=label,
+        value=f"{show(_energy(sweep, point), 'J')}, {show(_time(sweep, point), 's')}",
+        detail=f"{_a_noun(sweep)} at {setting(sweep, point)}",
+    )
 
 
 def _thinned(points: Sequence[Any], most: int) -> list[Any]:

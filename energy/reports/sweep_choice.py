@@ -1,4 +1,4 @@
-"""Shows what a sweep's goal chooses: the setting, what would run otherwise, and the saving with its interval."""
+"""Shows what a goal chooses of a sweep: the setting, what would run otherwise, and the saving with its interval."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from budjoule.energy.choice import Choice
-from budjoule.energy.reports.sweep import columns, point_table, setting, title
+from budjoule.energy.reports.facts import Fact
+from budjoule.energy.reports.sweep import columns, point_fact, point_table, setting, sweep_page, title
 from budjoule.energy.reports.words import clean, percent
 from budjoule.energy.sweep import Sweep
 
@@ -45,18 +46,46 @@ def choice_lines(sweep: Sweep, choice: Choice) -> list[str]:
     device, status = choice.point.estimate.device, choice.point.estimate.status
     return [
         f"{clean(device)} ({clean(status)}), {choice.goal.words}: {setting(sweep, choice.point)}",
-        f"{_saving(choice)} and {_time(choice.slowdown_frac)} than {setting(sweep, choice.default)}, as given",
+        f"{_energy(choice)}{_bounds(choice)} and {_time(choice)} than {setting(sweep, choice.default)}, as given",
     ]
 
 
-def _saving(choice: Choice) -> str:
-    if choice.saving_low_frac == choice.saving_high_frac:
+def choices_page(sweep: Sweep, choices: Sequence[Choice], *, budget_j: float | None = None) -> str:
+    """The page of a sweep, opened by what its goal chose."""
+    lead = [f"{choices[0].goal.words[0].upper()}{choices[0].goal.words[1:]}"] + [
+        f"On {clean(c.point.estimate.device)}, {setting(sweep, c.point)}: {_energy(c)} than as given" for c in choices
+    ]
+    chosen = {
+        choice.point.estimate.device: (
+            point_fact(sweep, "chosen", choice.point),
+            point_fact(sweep, "as given", choice.default),
+            Fact(
+                label="energy, chosen against given",
+                value=_energy(choice).removesuffix(" energy"),
+                detail="; ".join(part for part in (_bounds(choice).strip(" ()"), _time(choice)) if part),
+            ),
+        )
+        for choice in choices
+    }
+    return sweep_page(sweep, budget_j=budget_j, lead=lead, chosen=chosen)
+
+
+def _energy(choice: Choice) -> str:
+    if choice.saving_frac == 0:
         return "no less energy"
-    low, high = (f"{100 * end:.1f}" for end in (choice.saving_low_frac, choice.saving_high_frac))
-    return f"{100 * choice.saving_frac:.1f} % less energy (90 % interval {low} to {high} %)"
+    return f"{percent(abs(choice.saving_frac))} {'less' if choice.saving_frac > 0 else 'more'} energy"
 
 
-def _time(slowdown_frac: float) -> str:
-    if abs(slowdown_frac) < 0.0005:
+def _bounds(choice: Choice) -> str:
+    if choice.saving_low_frac == choice.saving_high_frac:
+        return ""
+    low, high = sorted(
+        end if choice.saving_frac >= 0 else -end for end in (choice.saving_low_frac, choice.saving_high_frac)
+    )
+    return f" (90 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+
+
+def _time(choice: Choice) -> str:
+    if abs(choice.slowdown_frac) < 0.0005:
         return "no more time"
-    return f"{percent(abs(slowdown_frac))} {'more' if slowdown_frac > 0 else 'less'} time"
+    return f"{percent(abs(choice.slowdown_frac))} {'more' if choice.slowdown_frac > 0 else 'less'} time"

@@ -134,7 +134,7 @@ def test_best_names_a_setting_that_the_sweep_holds_and_what_it_saves(
     for choice in document["choices"]:
         named = f"batch {choice['batch']}, clock"
         assert f"{choice['device']} (literature), least energy within 1.5 times the least time: {named}" in out
-        assert f"least energy within 1.5 times the least time: {named}" in (place / "best.html").read_text()
+        assert f"On {choice['device']}, {named}" in (place / "best.html").read_text()
     assert "as given" in out
 
 
