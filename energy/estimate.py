@@ -102,6 +102,11 @@ class Estimate:
             row["moved_bytes"] += op.moved_bytes * op.calls
         return sorted(rows.values(), key=lambda row: -row["energy_j"])
 
+    def _repr_html_(self) -> str:
+        from budjoule.energy.reports.notebook import estimate_fragment
+
+        return estimate_fragment(self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """The estimate as plain data, ready for JSON."""
         return {
