@@ -76,7 +76,7 @@ def unit_precision(op: OpCost, spec: "DeviceSpec") -> str:
 def features(work: Workload, spec: "DeviceSpec") -> Features:
     """The arrays that the equations need, with equal ops merged; kept with the workload for the next call."""
     cache: dict[int, tuple[object, Features]] = work.__dict__.setdefault("_features", {})
-    if id(spec) in cache:
+    if id(spec) in cache and cache[id(spec)][0] is spec:  # an unpickled workload brings entries of another process
         return cache[id(spec)][1]
     unique: dict[tuple[object, ...], int] = {}
     row_of = np.empty(len(work.ops), dtype=np.intp)
