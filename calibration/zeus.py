@@ -22,8 +22,8 @@ from budjoule.calibration.fit import covering, fit_pooled, posterior, prior_for
 from budjoule.calibration.observation import Observation
 from budjoule.calibration.reference_models import shufflenet_v2
 from budjoule.energy.device import DeviceProfile, DeviceSpec
-from budjoule.energy.optimizers import OPTIMIZERS
 from budjoule.energy.trace import trace
+from budjoule.energy.tracing.optimizers import OPTIMIZERS
 from budjoule.energy.workload import Workload
 
 # Datasheets: NVIDIA V100 (2020), P100 (2016), A40 (2021); FLOP a clock of a multiprocessor from the architecture white papers.

@@ -8,9 +8,9 @@ from budjoule.cli.output import note, print_json, result_console, save, to_json
 from budjoule.energy.errors import UsageError
 
 if TYPE_CHECKING:
-    from budjoule.energy.choice import Choice
     from budjoule.energy.estimate import Estimate
-    from budjoule.energy.sweep import Sweep
+    from budjoule.energy.whatif.choice import Choice
+    from budjoule.energy.whatif.sweep import Sweep
     from budjoule.energy.workload import Workload
 
 
@@ -38,7 +38,7 @@ def axes_of(sweep: list[str] | None, best: str | None, over: list[str] | None) -
         raise UsageError("--best needs settings to choose from; add --over batch=8,16,32,power-limit-w=100..250:25")
     if not (sweep or over):
         return []
-    from budjoule.energy.choice import split_axes
+    from budjoule.energy.whatif.choice import split_axes
 
     return [*(sweep or ()), *(axis for text in over or () for axis in split_axes(text))]
 
@@ -53,11 +53,11 @@ def swept(
     at: dict[str, float | None],
 ) -> "tuple[Sweep, list[Choice]]":
     """Sweep a model's settings, and choose of them where there is something to choose by; each batch size is traced once."""
-    from budjoule.energy.choice import choose, parse_goal
     from budjoule.energy.device import load_profile
     from budjoule.energy.model_spec import build_model, parse_inputs
-    from budjoule.energy.sweep import parse_axes, sweep
     from budjoule.energy.trace import trace
+    from budjoule.energy.whatif.choice import choose, parse_goal
+    from budjoule.energy.whatif.sweep import parse_axes, sweep
 
     values, goal = parse_axes(axes), parse_goal(best) if best is not None else None
     profiles = [load_profile(name) for name in devices]

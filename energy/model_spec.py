@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from budjoule.energy.errors import BudjouleError, UsageError
-from budjoule.energy.named import load_callable
-from budjoule.energy.recorder import REAL_NUMEL
+from budjoule.energy.tracing.named import load_callable
+from budjoule.energy.tracing.recorder import REAL_NUMEL
 
 DTYPES = {
     "fp32": torch.float32,

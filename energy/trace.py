@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from budjoule.energy.device_answers import as_cuda_answers
 from budjoule.energy.errors import BudjouleError, UsageError
-from budjoule.energy.flow import FlowRecorder
-from budjoule.energy.fusion import fuse
 from budjoule.energy.ops.rule import tensors
-from budjoule.energy.optimizers import optimizer_cost, optimizer_ops
-from budjoule.energy.recorder import REAL_NUMEL, Recorder
-from budjoule.energy.step import OwnSteps, modules_of
-from budjoule.energy.substitute import AsOnDevice
+from budjoule.energy.tracing.device_answers import as_cuda_answers
+from budjoule.energy.tracing.flow import FlowRecorder
+from budjoule.energy.tracing.fusion import fuse
+from budjoule.energy.tracing.optimizers import optimizer_cost, optimizer_ops
+from budjoule.energy.tracing.recorder import REAL_NUMEL, Recorder
+from budjoule.energy.tracing.step import OwnSteps, modules_of
+from budjoule.energy.tracing.substitute import AsOnDevice
 from budjoule.energy.workload import OpCost, Workload
 
 # precision -> dtype of weights and inputs, and autocast's lower precision
@@ -54,7 +54,7 @@ def trace(
         inputs: A tensor, a tuple or a dict of tensors (real, fake or meta), in the shapes the model takes. Small real
             integer and boolean tensors keep their values, so models that look at masks or lengths work.
         mode: `inference` (evaluation mode, no gradients) or `training` (forward, backward, optimizer).
-        optimizer: A row of `budjoule.energy.optimizers.OPTIMIZERS`; only read in training, and where a callable step does not
+        optimizer: A row of `budjoule.energy.tracing.optimizers.OPTIMIZERS`; only read in training, and where a callable step does not
             step optimizers of its own.
         precision: fp32, tf32, fp16 and bf16 re-type the model; fp16-mixed and bf16-mixed are autocast with fp32 weights.
         loss: From the model's output to a scalar; the default is `output.loss`, else the mean of the first floating output.

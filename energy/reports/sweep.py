@@ -12,8 +12,8 @@ from budjoule.energy.reports.page import render
 from budjoule.energy.reports.plot import Chart, Series, series
 from budjoule.energy.reports.scales import Scale, scale
 from budjoule.energy.reports.words import clean, percent, plural
-from budjoule.energy.sweep import Point, Sweep
 from budjoule.energy.units import show
+from budjoule.energy.whatif.sweep import Point, Sweep
 
 SCREEN_ROWS = 40
 PAGE_ROWS = 1000

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from budjoule.energy.choice import Choice
 from budjoule.energy.reports.facts import Fact
 from budjoule.energy.reports.sweep import columns, point_fact, point_table, setting, sweep_page, title
 from budjoule.energy.reports.words import clean, percent
-from budjoule.energy.sweep import Sweep
+from budjoule.energy.whatif.choice import Choice
+from budjoule.energy.whatif.sweep import Sweep
 
 
 def render_choices(sweep: Sweep, choices: Sequence[Choice], console: Console, *, budget_j: float | None = None) -> None:

@@ -90,7 +90,7 @@ def predict_again() -> dict[str, float]:
 def predict_at_clocks() -> dict[str, float]:
     """A traced step at 100 clocks, with intervals, as a sweep does it: the best of 50."""
     import budjoule as bj
-    from budjoule.energy.grid import predict_clocks
+    from budjoule.energy.whatif.grid import predict_clocks
 
     model, inputs = gpt2()
     work = bj.trace(model, inputs, mode="training", precision="bf16-mixed")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budjoule.energy.errors import UsageError
-from budjoule.energy.named import is_named, load_callable
+from budjoule.energy.tracing.named import is_named, load_callable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from budjoule.energy.errors import UsageError
-from budjoule.energy.named import is_named, load_callable
+from budjoule.energy.tracing.named import is_named, load_callable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from budjoule.energy.substitute import AsOnDevice
+from budjoule.energy.tracing.substitute import AsOnDevice
 
 
 @contextmanager

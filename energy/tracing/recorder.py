@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from budjoule.energy.aten import RELU, Func, elementwise, maker, op_cost, storage_of, user_line
 from budjoule.energy.errors import UsageError
 from budjoule.energy.ops.dataless import ALL_TRUE, REAL_NUMEL, selected
 from budjoule.energy.ops.rule import Counted, tensors
+from budjoule.energy.tracing.aten import RELU, Func, elementwise, maker, op_cost, storage_of, user_line
 from budjoule.energy.workload import OpCost, Phase
 
 __all__ = ["REAL_NUMEL", "Recorder"]

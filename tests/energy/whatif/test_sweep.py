@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import budjoule as bj
-from budjoule.energy.grid import FEW, predict_clocks
 from budjoule.energy.model_spec import parse_inputs
-from budjoule.energy.sweep import Sweep, parse_axes, sweep
+from budjoule.energy.whatif.grid import FEW, predict_clocks
+from budjoule.energy.whatif.sweep import Sweep, parse_axes, sweep
 from budjoule.energy.workload import Workload
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from budjoule.energy.fusion import Call
 from budjoule.energy.ops.rule import size_bytes, tensors
-from budjoule.energy.recorder import Recorder
+from budjoule.energy.tracing.fusion import Call
+from budjoule.energy.tracing.recorder import Recorder
 from budjoule.energy.workload import OpCost, Phase
 
 

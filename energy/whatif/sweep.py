@@ -11,8 +11,8 @@ from typing import Any
 from budjoule.energy.device import DeviceProfile
 from budjoule.energy.errors import UsageError
 from budjoule.energy.estimate import Estimate
-from budjoule.energy.grid import predict_clocks
 from budjoule.energy.predict import predict
+from budjoule.energy.whatif.grid import predict_clocks
 from budjoule.energy.workload import Workload
 
 SCHEMA = "budjoule.sweep/1"

@@ -14,7 +14,7 @@ from budjoule.energy.device import DeviceProfile
 from budjoule.energy.errors import UsageError
 from budjoule.energy.predict import HALF_WIDTH_SCALES, UNRULED_SD, predict
 from budjoule.energy.roofline import features, under_power_limit
-from budjoule.energy.sweep import Point, Sweep
+from budjoule.energy.whatif.sweep import Point, Sweep
 from budjoule.energy.workload import Workload
 
 GOALS = "energy, edp or energy@1.1x-time"

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import budjoule as bj
-from budjoule.energy.choice import Choice, best_of, choose, parse_goal, split_axes
 from budjoule.energy.model_spec import parse_inputs
-from budjoule.energy.sweep import Sweep, parse_axes, sweep
+from budjoule.energy.whatif.choice import Choice, best_of, choose, parse_goal, split_axes
+from budjoule.energy.whatif.sweep import Sweep, parse_axes, sweep
 from budjoule.energy.workload import Workload
 
 DEVICE = "v100-pcie-32gb"

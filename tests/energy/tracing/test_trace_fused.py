@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import budjoule as bj
-from budjoule.energy.fusion import Call, fuse, kernels_of
+from budjoule.energy.tracing.fusion import Call, fuse, kernels_of
 from budjoule.energy.workload import KINDS, OpCost
 
 MODELS = {

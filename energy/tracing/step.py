@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from budjoule.energy.errors import UsageError
-from budjoule.energy.optimizers import optimizer_ops, row_of
+from budjoule.energy.tracing.optimizers import optimizer_ops, row_of
 from budjoule.energy.workload import OpCost
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from budjoule.energy import recurrent
-from budjoule.energy.aten import user_line
 from budjoule.energy.errors import UsageError
+from budjoule.energy.tracing import recurrent
+from budjoule.energy.tracing.aten import user_line
 
 # torch.autocast's lists for CUDA: these run in the lower precision ...
 LOWER = {
