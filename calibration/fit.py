@@ -18,8 +18,9 @@ from budjoule.calibration.observation import Observation
 from budjoule.energy.coefficients import COEFFICIENTS, INDEX, NAMES
 from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile, prior_profile
 from budjoule.energy.errors import UsageError
+from budjoule.energy.power_limit import under_power_limit
 from budjoule.energy.predict import HALF_WIDTH_SCALES
-from budjoule.energy.roofline import Cost, cost, features, under_power_limit
+from budjoule.energy.roofline import Cost, Roofline, features
 
 SCALE_TIME = 0.07
 SCALE_ENERGY = 0.07
@@ -306,13 +307,13 @@ def simulate(
 
 
 def _cost(o: Observation, profile: DeviceProfile, settings: np.ndarray) -> Cost:
-    f = features(o.workload, profile.spec)
+    roofline = Roofline(features(o.workload, profile.spec), profile, settings)
     clock = np.full(len(settings), o.clock_hz or profile.spec.clock_hz)
     if o.power_limit_w is None and (o.clock_hz is not None or o.energy_j is None):
         # the clock was read while the run was under any limit; and a time alone says nothing of power
-        return cost(f, profile, settings, clock)
+        return roofline.at(clock)
     limit = np.full(len(settings), o.power_limit_w or profile.spec.power_limit_w)
-    return under_power_limit(f, profile, settings, clock, limit, locked=o.clock_hz is not None)[1]
+    return under_power_limit(roofline, clock, limit, locked=o.clock_hz is not None)[1]
 
 
 def _scaled(simulated: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

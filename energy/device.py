@@ -130,17 +130,32 @@ class DeviceProfile:
         root: np.ndarray = vectors[:, keep] * np.sqrt(values[keep])
         return root
 
+    @cached_property
+    def settings(self) -> np.ndarray:
+        """The coefficients' medians in logarithms, then a deviation along each direction of their covariance. `(setting, coefficient)`"""
+        return np.vstack([self.log_mean, self.log_mean + self.factor.T])
+
     def idle_w(self, clock_hz: np.ndarray | float) -> np.ndarray:
         """Idle power at a clock. [W]"""
         if not self.idle_power_w:
             return np.full_like(np.asarray(clock_hz, dtype=float), self.spec.idle_w)
-        return _interpolated(np.asarray(clock_hz), self.idle_power_w)
+        power_w: np.ndarray = np.interp(clock_hz, *self._idle_curve)
+        return power_w
 
     def voltage_ratio(self, clock_hz: np.ndarray | float) -> np.ndarray:
         """Core voltage over its lowest value at a clock."""
-        if self.voltage:
-            return _interpolated(np.asarray(clock_hz), self.voltage)
-        return _interpolated(np.asarray(clock_hz) / self.spec.clock_hz, TYPICAL_VOLTAGE)
+        ratio: np.ndarray = np.interp(clock_hz, *self._voltage_curve)
+        return ratio
+
+    @cached_property
+    def _idle_curve(self) -> np.ndarray:
+        return np.array(self.idle_power_w).T
+
+    @cached_property
+    def _voltage_curve(self) -> np.ndarray:
+        """Clock and ratio, in rows; the typical curve where the device's own is not known."""
+        typical = [(share * self.spec.clock_hz, ratio) for share, ratio in TYPICAL_VOLTAGE]
+        return np.array(self.voltage or typical).T
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain data, as its TOML holds it."""
@@ -181,12 +196,6 @@ class DeviceProfile:
 
         write_atomic(path, tomli_w.dumps(self.to_dict()), force=force)
         return Path(path)
-
-
-def _interpolated(x: np.ndarray, pairs: tuple[tuple[float, float], ...]) -> np.ndarray:
-    at, values = np.array(pairs).T
-    result: np.ndarray = np.interp(x, at, values)
-    return result
 
 
 def _short(value: float) -> float:

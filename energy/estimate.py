@@ -10,6 +10,8 @@ import numpy as np
 from budjoule.energy.workload import Workload
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from budjoule.energy.device import DeviceProfile
@@ -138,27 +140,29 @@ class Estimate:
 
 
 def estimate(
-    model: "nn.Module",
+    model: "nn.Module | Callable[..., Any]",
     inputs: "Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]",
     *,
-    device: "str | DeviceProfile",
+    device: "str | Path | DeviceProfile",
     mode: str = "inference",
     optimizer: str = "adamw",
     precision: str = "fp32",
     loss: "Callable[[Any], Tensor] | None" = None,
+    fused: bool = False,
     clock_hz: float | None = None,
     power_limit_w: float | None = None,
 ) -> Estimate:
     """Trace a model and predict its cost: `predict(trace(model, inputs), device)`.
 
     Args:
-        model: Any module; it may live on the CPU, on a GPU or on the meta device, and is not run for real.
+        model: Any module, on the CPU, on a GPU or on the meta device, or a callable step that uses modules; it is not run for real.
         inputs: A tensor, a tuple or a dict of tensors (real, fake or meta), shapes as the model takes them.
         device: A profile's name, the path of a profile, or a `DeviceProfile`.
         mode: `inference`, or `training` for forward, backward and optimizer.
         optimizer: Name of the optimizer that a training step runs.
         precision: fp32, tf32, fp16, bf16, or bf16-mixed and fp16-mixed for autocast.
         loss: From the model's output to a scalar, in training; the default is the output's own loss.
+        fused: As `torch.compile` runs it: element-wise chains in one kernel.
         clock_hz: Locked clock; the default leaves it to the governor, up to the profile's highest. [Hz]
         power_limit_w: Board power limit, instead of the device's own. [W]
 
@@ -168,5 +172,5 @@ def estimate(
     from budjoule.energy.predict import predict
     from budjoule.energy.trace import trace
 
-    work = trace(model, inputs, mode=mode, optimizer=optimizer, precision=precision, loss=loss)
+    work = trace(model, inputs, mode=mode, optimizer=optimizer, precision=precision, loss=loss, fused=fused)
     return predict(work, device=device, clock_hz=clock_hz, power_limit_w=power_limit_w)

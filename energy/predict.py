@@ -8,7 +8,8 @@ from budjoule.energy.coefficients import INDEX, NAMES
 from budjoule.energy.device import DeviceProfile, load_profile
 from budjoule.energy.errors import UsageError
 from budjoule.energy.estimate import Estimate
-from budjoule.energy.roofline import features, under_power_limit
+from budjoule.energy.power_limit import under_power_limit
+from budjoule.energy.roofline import Roofline, features
 from budjoule.energy.workload import Workload
 
 if TYPE_CHECKING:
@@ -57,54 +58,57 @@ def predict(
         raise UsageError(f"{work.model} ran no op, so there is nothing to estimate; does its forward use its inputs?")
 
     f = features(work, spec)
-    settings = np.vstack([profile.log_mean, profile.log_mean + profile.factor.T])
+    count = len(profile.settings)
     clocks, cost = under_power_limit(
-        f,
-        profile,
-        settings,
-        np.full(len(settings), wanted_hz),
-        np.full(len(settings), limit_w),
+        Roofline(f, profile, profile.settings),
+        np.full(count, wanted_hz),
+        np.full(count, limit_w),
         locked=clock_hz is not None,
     )
-    row_energy_j = cost.op_energy_j[0, f.row_of] * f.row_calls
-    row_energy_j *= cost.energy_j[0] / row_energy_j.sum()
-    row_duration_s = cost.op_duration_s[0, f.row_of] * f.row_calls
-    row_duration_s *= cost.duration_s[0] / row_duration_s.sum()
-    unruled = np.fromiter((not op.ruled for op in work.ops), dtype=bool, count=len(work.ops))
-    unruled_frac = float(row_energy_j[unruled].sum() / cost.energy_j[0])
+    op_s, op_j = Roofline(f, profile, profile.settings[:1]).op_costs(clocks[:1])
+    op_s, op_j = op_s * (cost.duration_s[0] / (op_s @ f.calls)), op_j * (cost.energy_j[0] / (op_j @ f.calls))
+    unruled_frac = op_j @ f.unruled_calls / cost.energy_j[0]
 
     log_energy, log_time = np.log(cost.energy_j), np.log(cost.duration_s)
-    extra = unruled_frac * UNRULED_SD
-    spread_e = np.exp(
-        HALF_WIDTH_SCALES
-        * np.sqrt(np.sum((log_energy[1:] - log_energy[0]) ** 2) + profile.residual_energy**2 + extra**2)
-    )
-    spread_t = np.exp(
-        HALF_WIDTH_SCALES * np.sqrt(np.sum((log_time[1:] - log_time[0]) ** 2) + profile.residual_time**2 + extra**2)
-    )
+    added_e, added_t = log_energy[1:] - log_energy[0], log_time[1:] - log_time[0]
+    factor_e = float(factor(added_e, profile.residual_energy, unruled_frac)[0])
+    factor_t = float(factor(added_t, profile.residual_time, unruled_frac)[0])
     energy_j, duration_s = float(cost.energy_j[0]), float(cost.duration_s[0])
     return Estimate(
         work=work,
         device=profile.name,
         status=profile.status,
         energy_j=energy_j,
-        energy_low_j=energy_j / float(spread_e),
-        energy_high_j=energy_j * float(spread_e),
+        energy_low_j=energy_j / factor_e,
+        energy_high_j=energy_j * factor_e,
         idle_energy_j=float(cost.idle_energy_j[0]),
         duration_s=duration_s,
-        duration_low_s=duration_s / float(spread_t),
-        duration_high_s=duration_s * float(spread_t),
+        duration_low_s=duration_s / factor_t,
+        duration_high_s=duration_s * factor_t,
         clock_hz=float(clocks[0]),
         power_limited=bool(clocks[0] < wanted_hz),
-        unruled_energy_frac=unruled_frac,
-        notes=_notes(work, profile, settings, log_energy, energy_j / duration_s, limit_w),
-        row_energy_j=row_energy_j,
-        row_duration_s=row_duration_s,
+        unruled_energy_frac=float(unruled_frac[0]),
+        notes=_notes(work, profile, added_e, energy_j / duration_s, limit_w),
+        row_energy_j=op_j[0, f.row_of] * f.row_calls,
+        row_duration_s=op_s[0, f.row_of] * f.row_calls,
     )
 
 
+def factor(added: np.ndarray, residual: float, unruled_frac: np.ndarray) -> np.ndarray:
+    """Upper end of the central 90 % over the expected value, which is what the lower end is under it.
+
+    Args:
+        added: What each direction of the coefficients' uncertainty adds to the logarithm. `(direction, ...)`
+        residual: Scale of the model's own error of the logarithm.
+        unruled_frac: Share of the energy that rests on ops without a rule.
+    """
+    scale = np.sqrt(np.sum(added**2, axis=0) + residual**2 + (unruled_frac * UNRULED_SD) ** 2)
+    result: np.ndarray = np.exp(HALF_WIDTH_SCALES * scale)
+    return result
+
+
 def _notes(
-    work: Workload, profile: DeviceProfile, settings: np.ndarray, log_energy: np.ndarray, power_w: float, limit_w: float
+    work: Workload, profile: DeviceProfile, added: np.ndarray, power_w: float, limit_w: float
 ) -> tuple[str, ...]:
     notes = list(work.notes)
     if work.unruled:
@@ -119,16 +123,14 @@ def _notes(
         notes.append(f"{profile.name} was fitted on {fitted_mode} runs; {work.mode} is outside what it has seen")
     if profile.status in ("literature", "forecast"):
         notes.append(f"{profile.name} is a {profile.status} profile: no run on this device stands behind it")
-    elif unpinned := _unpinned(profile, settings, log_energy):
+    elif unpinned := _unpinned(profile, added):
         notes.append(f"no run pinned {', '.join(unpinned)}, which this workload leans on: the interval is wider for it")
     return tuple(notes)
 
 
-def _unpinned(profile: DeviceProfile, settings: np.ndarray, log_energy: np.ndarray) -> list[str]:
+def _unpinned(profile: DeviceProfile, added: np.ndarray) -> list[str]:
     """Coefficients that no run exercised and that matter here: a posterior sd of each moves log energy by over 3 %."""
-    root = settings[1:] - settings[0]
-    gradient, *_ = np.linalg.lstsq(root, log_energy[1:] - log_energy[0], rcond=None)
-    sd = np.sqrt(np.diag(profile.log_cov))
-    return [
-        name for name in NAMES if name not in profile.exercised and abs(gradient[INDEX[name]]) * sd[INDEX[name]] > 0.03
-    ]
+    # the least gradient that adds this along the directions, which are orthogonal
+    gradient = profile.factor @ (added / np.sum(profile.factor**2, axis=0))
+    moved = np.abs(gradient) * np.sqrt(np.diag(profile.log_cov))
+    return [name for name in NAMES if moved[INDEX[name]] > 0.03 and name not in profile.exercised]

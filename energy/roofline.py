@@ -4,7 +4,6 @@ Everything is vectorised over settings (rows: coefficients and clocks) and ops (
 over clocks and a fit over many runs are each one pass.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,6 @@ EFFICIENCY = {
 OVERLAP_PRODUCT = 1.3
 OVERLAP_ELEMENTWISE = 6.0
 OVERLAP_HOST = 8.0
-LIMIT_SHARPNESS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +45,7 @@ class Features:
     row_of: np.ndarray  # index of the unique op behind each row of work.ops `(row,)`
     row_calls: np.ndarray  # `(row,)`
     calls: np.ndarray
+    unruled_calls: np.ndarray  # those of ops without a rule of their own
     product: np.ndarray  # bool: runs on a matrix or vector unit as a product
     filled_clocks: np.ndarray  # FLOP x excess / (units x FLOP per clock): clocks at full efficiency
     inverse_k: np.ndarray
@@ -98,13 +97,19 @@ def features(work: Workload, spec: "DeviceSpec") -> Features:
         if row_of[i] == len(chosen):
             chosen.append(op)
     row_calls = np.array([op.calls for op in work.ops], dtype=float)
-    made = _arrays(chosen, spec, row_of, row_calls, float(work.module_calls))
+    unruled = np.array([not op.ruled for op in work.ops], dtype=float)
+    made = _arrays(chosen, spec, row_of, row_calls, row_calls * unruled, float(work.module_calls))
     cache[id(spec)] = (spec, made)  # the spec is kept so that its id is not given to another
     return made
 
 
 def _arrays(
-    ops: list[OpCost], spec: "DeviceSpec", row_of: np.ndarray, row_calls: np.ndarray, module_calls: float
+    ops: list[OpCost],
+    spec: "DeviceSpec",
+    row_of: np.ndarray,
+    row_calls: np.ndarray,
+    row_unruled: np.ndarray,
+    module_calls: float,
 ) -> Features:
     def column(values: list[float]) -> np.ndarray:
         return np.array(values, dtype=float)
@@ -134,6 +139,7 @@ def _arrays(
         row_of=row_of,
         row_calls=row_calls,
         calls=np.bincount(row_of, weights=row_calls, minlength=len(ops)),
+        unruled_calls=np.bincount(row_of, weights=row_unruled, minlength=len(ops)),
         product=product,
         filled_clocks=flop * fill / peak,
         # fused attention runs its inner dimension through one kernel: nothing starts up anew
@@ -166,17 +172,15 @@ def _arrays(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What the equations give for each setting, and for each op of each setting."""
+    """What one step costs under each setting of coefficients and clock. Each is `(setting,)`."""
 
-    duration_s: np.ndarray  # `(setting,)`
+    duration_s: np.ndarray
     energy_j: np.ndarray
     idle_energy_j: np.ndarray
-    op_duration_s: np.ndarray  # one call of each op; weighted by calls they add up to duration_s `(setting, op)`
-    op_energy_j: np.ndarray
 
 
-def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: np.ndarray) -> Cost:
-    """Time and energy of a workload for each setting of coefficients and clock.
+class Roofline:
+    """The equations of a workload with the coefficients filled in: a clock is all that they lack.
 
     ``t_op   = (t_math^q + t_dram^q)^(1/q) + launches t_kernel``
     ``t_math = FLOP excess (1 + K0/K) / (units FLOP_per_clock f eff)``, and ``(light c_light + heavy c_heavy) / (lanes f)`` for elements
@@ -185,149 +189,125 @@ def cost(f: Features, profile: "DeviceProfile", log_coef: np.ndarray, clock_hz: 
     ``t      = (T_gpu^8 + T_host^8)^(1/8)`` on a GPU, ``T_gpu + T_host`` on a CPU, where the host does the work itself
     ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_gpu) + e_dram bytes``
 
-    Time and energy are given to the ops in proportion to their part in each term (Euler's theorem: t is homogeneous in its parts).
-
     Args:
         f: The workload on this device.
         profile: Gives spec, idle power and voltage against clock.
-        log_coef: Logarithms of the coefficients. `(setting, coefficient)`
-        clock_hz: Clock of each setting. `(setting,)` [Hz]
+        log_coef: Logarithms of the coefficients; one setting serves any number of clocks. `(setting, coefficient)`
 
     Source: the energy roofline of Choi, Bedard, Fowler, Vuduc, IPDPS 2013, doi:10.1109/IPDPS.2013.77, with launch, cache,
         quantisation, voltage and leakage terms added.
     """
-    spec = profile.spec
-    x = np.exp(log_coef)
 
-    def coef(name: str) -> np.ndarray:
-        column: np.ndarray = x[:, INDEX[name], None]
-        return column
+    def __init__(self, f: Features, profile: "DeviceProfile", log_coef: np.ndarray) -> None:
+        spec = profile.spec
+        x = np.exp(log_coef)
 
-    clock = clock_hz[:, None]
-    t_math = f.filled_clocks * (1 + x[:, f.k_start] * f.inverse_k) / (clock * x[:, f.efficiency])
-    t_elem = (f.light * coef("cycles_light") + f.heavy * coef("cycles_heavy")) / clock
-    cached = coef("cache_frac") * spec.cache_bytes
-    squared = f.activation_bytes**2
-    dram_bytes = f.activation_bytes * squared / (squared + cached**2) + f.weight_bytes
-    t_dram = dram_bytes / (spec.dram_bytes_per_s * coef("eff_dram"))
-    t_math = t_math + t_elem
-    t_work = np.where(f.product, _norm(t_math, t_dram, OVERLAP_PRODUCT), _norm(t_math, t_dram, OVERLAP_ELEMENTWISE))
-    t_op = t_work + f.launches * coef("t_kernel_s") * spec.clock_hz / clock
-    t_host = (
-        f.launches * coef("t_launch_s")
-        + f.products * coef("t_product_s")
-        + f.convs * coef("t_conv_s")
-        + f.views * coef("t_view_s")
-    )
+        def coef(name: str) -> np.ndarray:
+            column: np.ndarray = x[:, INDEX[name], None]
+            return column
 
-    device_s = t_op @ f.calls
-    ops_host_s = t_host @ f.calls
-    host_s = ops_host_s + f.module_calls * x[:, INDEX["t_module_s"]]
-    if spec.kind == "gpu":
-        longest = np.maximum(device_s, host_s)
-        a, b = (device_s / longest) ** OVERLAP_HOST, (host_s / longest) ** OVERLAP_HOST
-        duration_s = longest * (a + b) ** (1 / OVERLAP_HOST)
-        device_part = a / (a + b)
-    else:
-        duration_s = device_s + host_s
-        device_part = device_s / duration_s
-    safe_host = np.where(ops_host_s > 0, ops_host_s, 1.0)
-    op_duration_s = (
-        t_op * (duration_s * device_part / device_s)[:, None]
-        + t_host * (duration_s * (1 - device_part) / safe_host)[:, None]
-    )
+        self.profile = profile
+        self.calls = f.calls
+        # clocks of maths, seconds of memory, clocks of starting kernels and seconds of the host of each op, `(setting, op)`
+        started = 1 + x[:, f.k_start] * f.inverse_k
+        math_clocks = (
+            f.filled_clocks * started / x[:, f.efficiency]
+            + f.light * coef("cycles_light")
+            + f.heavy * coef("cycles_heavy")
+        )
+        squared = f.activation_bytes**2
+        cached = coef("cache_frac") * spec.cache_bytes
+        dram_bytes = f.activation_bytes * squared / (squared + cached**2) + f.weight_bytes
+        dram_s = np.maximum(dram_bytes / (spec.dram_bytes_per_s * coef("eff_dram")), 1e-30)
+        self.product = f.product
+        self.overlap = np.where(f.product, OVERLAP_PRODUCT, OVERLAP_ELEMENTWISE)
+        # raised to the overlap's power once, for any number of clocks
+        self.math_powered, self.dram_powered = math_clocks**self.overlap, dram_s**self.overlap
+        self.kernel_clocks = f.launches * coef("t_kernel_s") * spec.clock_hz
+        self.host_s = (
+            f.launches * coef("t_launch_s")
+            + f.products * coef("t_product_s")
+            + f.convs * coef("t_conv_s")
+            + f.views * coef("t_view_s")
+        )
+        # joules of each op at the lowest voltage, and in memory
+        lanes = spec.units * spec.lanes
+        self.math_j = x[:, f.flop_energy] * f.flop * started * np.where(f.zeros, coef("zeros_frac"), 1.0) + lanes * (
+            f.light * coef("e_light_j") + f.heavy * coef("e_heavy_j")
+        )
+        self.dram_j = coef("e_dram_j") * dram_bytes
+        # sums over the step, and what holds for all of it, `(setting,)`
+        self.step_kernel_clocks = self.kernel_clocks @ f.calls
+        self.step_ops_host_s = self.host_s @ f.calls
+        self.step_host_s = self.step_ops_host_s + f.module_calls * x[:, INDEX["t_module_s"]]
+        self.step_math_j = self.math_j @ f.calls
+        self.step_dram_j = self.dram_j @ f.calls
+        self.idle_frac, self.leak_frac = x[:, INDEX["idle_frac"]], x[:, INDEX["leak_frac"]]
+        self.host_w = x[:, INDEX["host_frac"]] * spec.power_limit_w
+        self.busy_w = x[:, INDEX["busy_frac"]] * spec.power_limit_w
 
-    share = clock_hz / spec.clock_hz
-    dynamic = profile.voltage_ratio(clock_hz) ** 2 * (1 + x[:, INDEX["leak_frac"]] * np.maximum(share - 0.6, 0) / 0.4)
-    lanes = spec.units * spec.lanes
-    idle_w = x[:, INDEX["idle_frac"]] * profile.idle_w(clock_hz)
-    floor_w = idle_w + x[:, INDEX["host_frac"]] * spec.power_limit_w
-    busy_w = x[:, INDEX["busy_frac"]] * spec.power_limit_w * share
-    op_dynamic_j = (
-        x[:, f.flop_energy] * f.flop * (1 + x[:, f.k_start] * f.inverse_k) * np.where(f.zeros, coef("zeros_frac"), 1.0)
-        + lanes * (f.light * coef("e_light_j") + f.heavy * coef("e_heavy_j"))
-        + busy_w[:, None] * t_op
-    )
-    op_energy_j = floor_w[:, None] * op_duration_s + dynamic[:, None] * op_dynamic_j + coef("e_dram_j") * dram_bytes
-    return Cost(
-        duration_s=duration_s,
-        energy_j=op_energy_j @ f.calls + floor_w * (duration_s - op_duration_s @ f.calls),
-        idle_energy_j=idle_w * duration_s,
-        op_duration_s=op_duration_s,
-        op_energy_j=op_energy_j,
-    )
+    def at(self, clock_hz: np.ndarray) -> Cost:
+        """Time and energy of the step at a clock for each setting. `(setting,)` [Hz]"""
+        device_s = self._work_s(clock_hz) @ self.calls + self.step_kernel_clocks / clock_hz
+        duration_s, _ = self._with_host(device_s)
+        idle_w, dynamic, busy_w = self._power(clock_hz)
+        return Cost(
+            duration_s=duration_s,
+            energy_j=(idle_w + self.host_w) * duration_s
+            + dynamic * (self.step_math_j + busy_w * device_s)
+            + self.step_dram_j,
+            idle_energy_j=idle_w * duration_s,
+        )
 
+    def op_costs(self, clock_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Time and energy of one call of each op; weighted by calls they add up to those of the step, but for the host's own part.
 
-def _norm(a: np.ndarray, b: np.ndarray, q: float) -> np.ndarray:
-    longest = np.maximum(np.maximum(a, b), 1e-30)
-    shorter = np.minimum(a, b) / longest
-    result: np.ndarray = longest * (1 + shorter**q) ** (1 / q)
-    return result
+        They are given to the ops in proportion to their part in each term (Euler's theorem: t is homogeneous in its parts).
 
+        Args:
+            clock_hz: Clock of each setting. `(setting,)` [Hz]
 
-def under_power_limit(
-    f: Features,
-    profile: "DeviceProfile",
-    log_coef: np.ndarray,
-    clock_hz: np.ndarray,
-    limit_w: np.ndarray,
-    *,
-    locked: bool = False,
-) -> tuple[np.ndarray, Cost]:
-    """Lower each setting's clock until its mean power fits the limit, and give the clock and the cost there.
+        Returns:
+            Time `(setting, op)` [s] and energy `(setting, op)` [J].
+        """
+        op_s = self._work_s(clock_hz) + self.kernel_clocks / clock_hz[:, None]
+        device_s = op_s @ self.calls
+        duration_s, device_part = self._with_host(device_s)
+        safe_host_s = np.where(self.step_ops_host_s > 0, self.step_ops_host_s, 1.0)
+        shared_s = (
+            op_s * (duration_s * device_part / device_s)[:, None]
+            + self.host_s * (duration_s * (1 - device_part) / safe_host_s)[:, None]
+        )
+        idle_w, dynamic, busy_w = self._power(clock_hz)
+        op_j = (
+            (idle_w + self.host_w)[:, None] * shared_s
+            + dynamic[:, None] * (self.math_j + busy_w[:, None] * op_s)
+            + self.dram_j
+        )
+        return shared_s, op_j
 
-    The governor holds the power of short spans under the limit, and a step's ops differ: the mean stays below it where the
-    limit is near the free power. ``P = (P_free^-s + P_limit^-s)^(-1/s)``, s = 5: ResNet-50 on a V100 that draws 222 W free
-    is measured at 207, 185 and 144 W under limits of 225, 200 and 150 W (data of Zeus, NSDI 2023).
+    def _work_s(self, clock_hz: np.ndarray) -> np.ndarray:
+        """Time of each op on its slowest resource, smoothly. `(setting, op)` [s]"""
+        clock = clock_hz[:, None]
+        slower = np.where(self.product, clock**-OVERLAP_PRODUCT, clock**-OVERLAP_ELEMENTWISE)
+        result: np.ndarray = (self.math_powered * slower + self.dram_powered) ** (1 / self.overlap)
+        return result
 
-    Args:
-        limit_w: Board power limit of each setting. `(setting,)` [W]
-        locked: The clock was set and not left to a GPU's governor: it falls only where the mean power passes the limit.
+    def _with_host(self, device_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Time of the step, with the host's beside the device's, and the device's part in it. `(setting,)` [s]"""
+        if self.profile.spec.kind == "cpu":
+            duration_s = device_s + self.step_host_s
+            return duration_s, device_s / duration_s
+        longest = np.maximum(device_s, self.step_host_s)
+        a, b = (device_s / longest) ** OVERLAP_HOST, (self.step_host_s / longest) ** OVERLAP_HOST
+        return longest * (a + b) ** (1 / OVERLAP_HOST), a / (a + b)
 
-    Returns:
-        Clock of each setting, at least the spec's lowest, `(setting,)` [Hz]; and the cost at that clock.
-    """
-    at_top = cost(f, profile, log_coef, clock_hz)
-    top_w = _power_w(at_top)
-    soft_w = (top_w**-LIMIT_SHARPNESS + limit_w**-LIMIT_SHARPNESS) ** (-1 / LIMIT_SHARPNESS)
-    target_w = np.minimum(top_w, limit_w) if locked or profile.spec.kind == "cpu" else soft_w
-    over = target_w < 0.998 * top_w
-    if not over.any():
-        return clock_hz, at_top
-    lowest = np.minimum(clock_hz, max(profile.spec.min_clock_hz, 0.1 * profile.spec.clock_hz))
-    solved = _root(
-        lambda clock: _power_w(cost(f, profile, log_coef, clock)) - target_w, lowest, clock_hz, top_w - target_w
-    )
-    clock_hz = np.where(over, solved, clock_hz)
-    return clock_hz, cost(f, profile, log_coef, clock_hz)
-
-
-def _power_w(result: Cost) -> np.ndarray:
-    power_w: np.ndarray = result.energy_j / result.duration_s
-    return power_w
-
-
-def _root(
-    excess: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray, at_high: np.ndarray
-) -> np.ndarray:
-    """Where a rising function passes zero between `low` and `high`, or `low` where it is above zero there already.
-
-    Source: regula falsi with the Illinois rule, Dowell and Jarratt, BIT 11, 1971, doi:10.1007/BF01934364.
-    """
-    at_low = excess(low)
-    stuck = at_low >= 0
-    side = np.zeros_like(low)
-    middle = low
-    for _ in range(12):
-        width = np.where(at_high > at_low, at_high - at_low, 1.0)
-        middle = np.where(stuck, low, low - at_low * (high - low) / width)
-        value = excess(middle)
-        above = value > 0
-        at_low = np.where(above & (side > 0), at_low / 2, at_low)
-        at_high = np.where(~above & (side < 0), at_high / 2, at_high)
-        low, at_low = np.where(above | stuck, low, middle), np.where(above, at_low, value)
-        high, at_high = np.where(above & ~stuck, middle, high), np.where(above, value, at_high)
-        side = np.where(above, 1.0, -1.0)
-        if np.all(stuck | (np.abs(value) < 1e-7)):
-            break
-    return middle
+    def _power(self, clock_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Idle power [W], what voltage and leakage multiply joules of maths by, and power of the busy units [W]. `(setting,)`"""
+        share = clock_hz / self.profile.spec.clock_hz
+        leak = 1 + self.leak_frac * np.maximum(share - 0.6, 0) / 0.4
+        return (
+            self.idle_frac * self.profile.idle_w(clock_hz),
+            self.profile.voltage_ratio(clock_hz) ** 2 * leak,
+            self.busy_w * share,
+        )

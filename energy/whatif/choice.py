@@ -12,8 +12,9 @@ import numpy as np
 
 from budjoule.energy.device import DeviceProfile
 from budjoule.energy.errors import UsageError
+from budjoule.energy.power_limit import under_power_limit
 from budjoule.energy.predict import HALF_WIDTH_SCALES, UNRULED_SD, predict
-from budjoule.energy.roofline import features, under_power_limit
+from budjoule.energy.roofline import Roofline, features
 from budjoule.energy.whatif.sweep import Point, Sweep
 from budjoule.energy.workload import Workload
 
@@ -186,15 +187,11 @@ def _choice(point: Point, default: Point, profile: DeviceProfile, goal: Goal) ->
 def _log_energies(point: Point, profile: DeviceProfile) -> np.ndarray:
     """Log energy with the coefficients at their medians, then a deviation along each direction of their covariance."""
     spec = profile.spec
-    settings = np.vstack([profile.log_mean, profile.log_mean + profile.factor.T])
-    clock_hz = np.full(len(settings), point.wanted_clock_hz or spec.clock_hz)
-    limit_w = np.full(len(settings), point.power_limit_w or spec.power_limit_w)
+    count = len(profile.settings)
     _, cost = under_power_limit(
-        features(point.estimate.work, spec),
-        profile,
-        settings,
-        clock_hz,
-        limit_w,
+        Roofline(features(point.estimate.work, spec), profile, profile.settings),
+        np.full(count, point.wanted_clock_hz or spec.clock_hz),
+        np.full(count, point.power_limit_w or spec.power_limit_w),
         locked=point.wanted_clock_hz is not None,
     )
     result: np.ndarray = np.log(cost.energy_j)

@@ -11,8 +11,9 @@ import numpy as np
 
 from budjoule.energy.device import DeviceProfile
 from budjoule.energy.estimate import Estimate
-from budjoule.energy.predict import HALF_WIDTH_SCALES, UNRULED_SD, predict
-from budjoule.energy.roofline import Features, cost, features, under_power_limit
+from budjoule.energy.power_limit import under_power_limit
+from budjoule.energy.predict import factor, predict
+from budjoule.energy.roofline import Features, Roofline, features
 from budjoule.energy.workload import Workload
 
 FEW = 12  # up to so many clocks, each is predicted alone
@@ -40,26 +41,28 @@ def predict_clocks(
     f = features(work, profile.spec)
     wanted_hz = np.array(clocks_hz, dtype=float)
     limit_w = profile.spec.power_limit_w if power_limit_w is None else float(power_limit_w)
-    clock_hz, log_energy, log_time = _directions(f, profile, wanted_hz, limit_w)
-
-    median = cost(f, profile, np.tile(profile.log_mean, (len(wanted_hz), 1)), clock_hz)
-    energy_j = median.op_energy_j[:, f.row_of] * f.row_calls
-    energy_j *= (median.energy_j / energy_j.sum(axis=1))[:, None]
-    duration_s = median.op_duration_s[:, f.row_of] * f.row_calls
-    duration_s *= (median.duration_s / duration_s.sum(axis=1))[:, None]
-    unruled_frac = energy_j[:, [not op.ruled for op in work.ops]].sum(axis=1) / median.energy_j
-    factor_e = _factor(log_energy, profile.residual_energy, unruled_frac)
-    factor_t = _factor(log_time, profile.residual_time, unruled_frac)
+    median = Roofline(f, profile, profile.settings[:1])
+    clock_hz, cost = under_power_limit(median, wanted_hz, np.full(len(wanted_hz), limit_w), locked=True)
+    op_s, op_j = median.op_costs(clock_hz)
+    op_s, op_j = (
+        op_s * (cost.duration_s / (op_s @ f.calls))[:, None],
+        op_j * (cost.energy_j / (op_j @ f.calls))[:, None],
+    )
+    energy_j, duration_s = op_j[:, f.row_of] * f.row_calls, op_s[:, f.row_of] * f.row_calls
+    unruled_frac = op_j @ f.unruled_calls / cost.energy_j
+    added_e, added_t = _added(f, profile, wanted_hz, limit_w)
+    factor_e = factor(added_e, profile.residual_energy, unruled_frac)
+    factor_t = factor(added_t, profile.residual_time, unruled_frac)
     return [
         replace(
             like,
-            energy_j=float(median.energy_j[i]),
-            energy_low_j=float(median.energy_j[i] / factor_e[i]),
-            energy_high_j=float(median.energy_j[i] * factor_e[i]),
-            idle_energy_j=float(median.idle_energy_j[i]),
-            duration_s=float(median.duration_s[i]),
-            duration_low_s=float(median.duration_s[i] / factor_t[i]),
-            duration_high_s=float(median.duration_s[i] * factor_t[i]),
+            energy_j=float(cost.energy_j[i]),
+            energy_low_j=float(cost.energy_j[i] / factor_e[i]),
+            energy_high_j=float(cost.energy_j[i] * factor_e[i]),
+            idle_energy_j=float(cost.idle_energy_j[i]),
+            duration_s=float(cost.duration_s[i]),
+            duration_low_s=float(cost.duration_s[i] / factor_t[i]),
+            duration_high_s=float(cost.duration_s[i] * factor_t[i]),
             clock_hz=float(clock_hz[i]),
             power_limited=bool(clock_hz[i] < wanted_hz[i]),
             unruled_energy_frac=float(unruled_frac[i]),
@@ -70,41 +73,21 @@ def predict_clocks(
     ]
 
 
-def _directions(
-    f: Features, profile: DeviceProfile, wanted_hz: np.ndarray, limit_w: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The clock that the median runs at `(clock,)`, and what each direction adds to log energy and log time `(direction, clock)`.
+def _added(f: Features, profile: DeviceProfile, wanted_hz: np.ndarray, limit_w: float) -> tuple[np.ndarray, np.ndarray]:
+    """What each direction adds to log energy and log time. `(direction, clock)`
 
     A locked clock falls where the mean power passes the limit, and power rises with the clock: one solution from the highest
     clock is where each direction stops, whatever the clock asked for.
     """
-    settings = np.vstack([profile.log_mean, profile.log_mean + profile.factor.T])
-
-    def limited(rows: np.ndarray, clocks: np.ndarray) -> np.ndarray:
-        return under_power_limit(f, profile, rows, clocks, np.full(len(rows), limit_w), locked=True)[0]
-
-    highest_hz = limited(settings, np.full(len(settings), wanted_hz.max()))
-    clock_hz = wanted_hz.copy()
-    above = wanted_hz > highest_hz[0]
-    clock_hz[above] = limited(np.tile(profile.log_mean, (int(above.sum()), 1)), wanted_hz[above])
-
+    roofline = Roofline(f, profile, profile.settings)
+    count = len(profile.settings)
+    highest_hz, _ = under_power_limit(roofline, np.full(count, wanted_hz.max()), np.full(count, limit_w), locked=True)
     nodes_hz = np.geomspace(min(wanted_hz.min(), highest_hz.min()), highest_hz.max(), NODES)
-    found = cost(f, profile, np.repeat(settings, NODES, axis=0), np.tile(nodes_hz, len(settings)))
+    found = [roofline.at(np.full(count, node_hz)) for node_hz in nodes_hz]
+    clocks = np.log(np.minimum(wanted_hz, highest_hz[:, None]))
     added = []
-    for values in (found.energy_j, found.duration_s):
-        logs = np.log(values).reshape(len(settings), NODES)
-        along = np.array(
-            [
-                np.interp(np.log(np.minimum(wanted_hz, stop)), np.log(nodes_hz), row)
-                for row, stop in zip(logs, highest_hz, strict=True)
-            ]
-        )
+    for values in ([each.energy_j for each in found], [each.duration_s for each in found]):
+        logs = np.log(values).T
+        along = np.array([np.interp(at, np.log(nodes_hz), row) for at, row in zip(clocks, logs, strict=True)])
         added.append(along[1:] - along[0])
-    return clock_hz, added[0], added[1]
-
-
-def _factor(added: np.ndarray, residual: float, unruled_frac: np.ndarray) -> np.ndarray:
-    """Upper end over the expected value, with the same scale as in `predict`."""
-    scale = np.sqrt(np.sum(added**2, axis=0) + residual**2 + (unruled_frac * UNRULED_SD) ** 2)
-    result: np.ndarray = np.exp(HALF_WIDTH_SCALES * scale)
-    return result
+    return added[0], added[1]

@@ -1,6 +1,8 @@
 """Laws of predicting: estimates grow with work, rows add up, clocks and limits act as physics says, intervals hold the value."""
 
+import inspect
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,3 +113,21 @@ def test_profile_says_what_it_speaks_for() -> None:
     assert any("tflite" in note for note in notes)
     assert any("training is outside" in note for note in notes)
     assert not any("outside" in note for note in bj.predict(work(), device="a100-pcie-40gb").notes)
+
+
+def test_estimate_takes_what_trace_and_predict_take_and_gives_what_they_give() -> None:
+    apart = {**inspect.signature(bj.trace).parameters, **inspect.signature(bj.predict).parameters}
+    both = inspect.signature(bj.estimate).parameters
+    assert set(both) == set(apart) - {"work"}
+    assert all(both[name].default == p.default for name, p in apart.items() if name in both)
+
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64)), torch.randn(8, 64)
+    how: dict[str, Any] = {
+        "mode": "training",
+        "optimizer": "sgd",
+        "precision": "bf16-mixed",
+        "fused": True,
+        "loss": lambda y: y.square().mean(),
+    }
+    at: dict[str, Any] = {"device": "a100-pcie-40gb", "clock_hz": 9e8, "power_limit_w": 150.0}
+    assert bj.estimate(model, x, **how, **at).to_dict() == bj.predict(bj.trace(model, x, **how), **at).to_dict()

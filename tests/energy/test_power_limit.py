@@ -1,0 +1,59 @@
+"""Laws of the power limit: the clock found is the one where the mean power fits, and the lowest where none does."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import budjoule as bj
+from budjoule.energy.power_limit import under_power_limit
+from budjoule.energy.roofline import Roofline, features
+from budjoule.energy.workload import Workload
+
+
+@pytest.fixture(scope="module")
+def work() -> Workload:
+    model = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(3)))
+    return bj.trace(model, torch.randn(4096, 2048), precision="bf16")
+
+
+@given(limit_frac=st.floats(0.2, 1.0), device=st.sampled_from(["a100-pcie-40gb", "raspberry-pi-5"]))
+def test_power_at_the_clock_found_is_the_limit(work: Workload, limit_frac: float, device: str) -> None:
+    profile = bj.load_profile(device)
+    roofline = Roofline(features(work, profile.spec), profile, profile.settings)
+    top_hz = np.full(len(profile.settings), profile.spec.clock_hz)
+    free = roofline.at(top_hz)
+    free_w = free.energy_j / free.duration_s
+    limit_w = limit_frac * free_w
+    clock_hz, cost = under_power_limit(roofline, top_hz, limit_w, locked=True)
+    power_w = cost.energy_j / cost.duration_s
+    lowest_hz = max(profile.spec.min_clock_hz, 0.1 * profile.spec.clock_hz)
+    at_lowest = clock_hz <= lowest_hz * (1 + 1e-12)
+    assert np.all(power_w[at_lowest] >= limit_w[at_lowest] * (1 - 1e-9))
+    binding = ~at_lowest & (limit_frac < 0.998)
+    np.testing.assert_allclose(power_w[binding], limit_w[binding], rtol=1e-8)
+
+
+def test_limit_out_of_reach_changes_nothing(work: Workload) -> None:
+    profile = bj.load_profile("a100-pcie-40gb")
+    roofline = Roofline(features(work, profile.spec), profile, profile.settings[:1])
+    top_hz = np.array([profile.spec.clock_hz])
+    clock_hz, cost = under_power_limit(roofline, top_hz, np.array([1e4]))
+    assert clock_hz == top_hz
+    assert cost.energy_j == roofline.at(top_hz).energy_j
+
+
+def test_ops_weighted_by_their_calls_add_up_to_the_step(work: Workload) -> None:
+    for device in ("a100-pcie-40gb", "raspberry-pi-5"):
+        profile = bj.load_profile(device)
+        f = features(work, profile.spec)
+        roofline = Roofline(f, profile, profile.settings)
+        clock_hz = np.full(len(profile.settings), 0.8 * profile.spec.clock_hz)
+        op_s, op_j = roofline.op_costs(clock_hz)
+        step = roofline.at(clock_hz)
+        own_host_s = step.duration_s - op_s @ f.calls  # calls of modules belong to no op
+        assert np.all(own_host_s > -1e-12 * step.duration_s)
+        floor_w = (step.energy_j - op_j @ f.calls) / np.maximum(own_host_s, 1e-30)
+        assert np.all((floor_w < profile.spec.power_limit_w) | (own_host_s < 1e-9 * step.duration_s))
