@@ -70,6 +70,8 @@ def test_unbuilt_parts_are_refused_with_the_reason(override: str) -> None:
         "fleet.clients=2.5",
         "fleet.straggler_frac=1.5",
         "fleet.straggler_slowdown=0.5",
+        "fleet.straggler_slowdown=[20, 5]",
+        "training.learning_rate_decay=1.5",
         "fleet.dropout_frac=1",
         "fleet.device={ a = 0.7 }",
         "budget.energy=-1",

@@ -43,3 +43,11 @@ def test_one_trait_does_not_move_another() -> None:
 def test_links_that_carry_no_updates_are_refused(link: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         draw_fleet(load_config({"fleet": {"link": link}}))
+
+
+def test_slowness_lies_between_its_ends_and_is_exact_where_they_meet() -> None:
+    drawn = draw_fleet(load_config({"fleet": {"straggler_frac": 1.0, "straggler_slowdown": [5.0, 20.0]}}))
+    assert all(5.0 <= member.slowdown <= 20.0 for member in drawn)
+    assert len({member.slowdown for member in drawn}) == len(drawn)
+    same = draw_fleet(load_config({"fleet": {"straggler_frac": 1.0, "straggler_slowdown": 10.0}}))
+    assert {member.slowdown for member in same} == {10.0}

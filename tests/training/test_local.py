@@ -113,3 +113,11 @@ def test_one_thread_restores_threads_and_random_state() -> None:
         torch.rand(100)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(1), wanted)
+
+
+def test_half_the_rate_moves_one_step_half_as_far() -> None:
+    bench = Workbench(make_model(), training(steps=1))
+    start = bench.values()
+    whole = bench.block(start, INPUTS, LABELS, seed=(1,)) - start
+    half = bench.block(start, INPUTS, LABELS, seed=(1,), rate_frac=0.5) - start
+    np.testing.assert_allclose(half, whole / 2, rtol=1e-3, atol=1e-7)

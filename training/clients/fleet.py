@@ -64,6 +64,9 @@ def draw_fleet(config: Config) -> list[Member]:
     error = fleet.energy_error_frac
     compute = rng(3).uniform(1 - error, 1 + error, fleet.clients)
     link = rng(4).uniform(1 - error, 1 + error, fleet.clients)
+    # Slowness is a ratio, so it lies evenly on a logarithmic scale.
+    least, most = fleet.straggler_slowdown
+    slowdowns = least * (most / least) ** rng(6).uniform(0, 1, fleet.clients)
     slot_s = config.schedule.slot_s if config.slots else 0.0
     phases = rng(5).uniform(0, slot_s, fleet.clients)
     return [
@@ -71,7 +74,7 @@ def draw_fleet(config: Config) -> list[Member]:
             client=client,
             device=devices[client],
             link=links[client],
-            slowdown=fleet.straggler_slowdown if stragglers[client] else 1.0,
+            slowdown=float(slowdowns[client]) if stragglers[client] else 1.0,
             compute_truth=float(compute[client]),
             link_truth=float(link[client]),
             phase_s=float(phases[client]),

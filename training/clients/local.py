@@ -1,7 +1,8 @@
 """Local training on flat vectors: one `Workbench` holds one model whose weights are views of one float32 vector.
 
 A client's whole state is that vector, so the same workbench serves every client in turn, and an update is a subtraction.
-The eager loop is sequential on purpose: on a CPU it beats batching clients together.
+The eager loop is sequential on purpose: on a CPU it beats batching clients together. Gradients written out in NumPy for
+nets of convolutions and dense layers take two thirds of its time, and no longer agree with PyTorch's to the bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -76,6 +77,7 @@ class Workbench:
         *,
         seed: tuple[int, ...],
         prior: "Tensor | None" = None,
+        rate_frac: float = 1.0,
     ) -> Vector:
         """Train one local block and return the weights it ends with. Shape (layout.size,).
 
@@ -86,6 +88,7 @@ class Workbench:
             seed: Decides batches and the model's own randomness, so that a block repeats to the bit.
             prior: Logarithm of the client's label frequencies, added to the scores (logit adjustment: Menon et al.,
                 ICLR 2021, arXiv:2007.07314). Shape (classes,).
+            rate_frac: Share of the learning rate to use.
         """
         import torch
 
@@ -93,7 +96,7 @@ class Workbench:
         torch.manual_seed(int(rng.integers(2**62)))
         self.load(start)
         self._model.train()
-        step = self._stepper()
+        step = self._stepper(self._training.learning_rate * rate_frac)
         for batch in self._batches(len(labels), rng):
             scores = self._model(inputs[batch])
             loss = torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, labels[batch])
@@ -127,12 +130,11 @@ class Workbench:
         order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])[: size * steps]
         return iter(torch.from_numpy(order).view(steps, size))
 
-    def _stepper(self) -> Callable[[], object]:
+    def _stepper(self, rate: float) -> Callable[[], object]:
         """The optimizer's step over the flat vector; its state lives for one block."""
         import torch
 
         flat = self._flat[: self._trained]
-        rate = self._training.learning_rate
         if self._training.optimizer == "sgd":
             return lambda: flat.add_(self._gradient, alpha=-rate)
         parameter = torch.nn.Parameter(flat)

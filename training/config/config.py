@@ -35,7 +35,7 @@ class FleetConfig:
     link_shares: Mapping[str, float]
     link_state: str
     straggler_frac: float
-    straggler_slowdown: float
+    straggler_slowdown: tuple[float, float]
     dropout_frac: float
     availability: str
     energy_error_frac: float
@@ -53,10 +53,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """One local block."""
+    """One local block; its rate is multiplied by `learning_rate_decay` for each version of the model it starts from."""
 
     optimizer: str
     learning_rate: float
+    learning_rate_decay: float
     batch_size: int
     local_steps: int
     logit_adjustment: bool

@@ -116,6 +116,19 @@ def shares(value: Any) -> dict[str, float]:
     return table
 
 
+def span(low: float, high: float) -> Read:
+    """A number, or the two ends `[low, high]` between which each client's lies."""
+
+    def read(value: Any) -> tuple[float, float]:
+        ends = value if isinstance(value, (list, tuple)) and len(value) == 2 else (value, value)
+        first, last = (number(low, high)(end) for end in ends)
+        if first > last:
+            raise UsageError(f"{value!r} falls; write the smaller number first")
+        return first, last
+
+    return read
+
+
 def names(value: Any) -> tuple[str, ...]:
     """A list of strings; "none" is the empty list."""
     if value == "none":
@@ -167,7 +180,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "link": Key("wifi-pi", shares, "link_shares"),
         "link_state": Key("constant", text, "link_state"),
         "straggler_frac": Key(0.3, number(0, 1), "straggler_frac"),
-        "straggler_slowdown": Key(10.0, number(1, 1e6), "straggler_slowdown"),
+        "straggler_slowdown": Key(10.0, span(1, 1e6), "straggler_slowdown"),
         "dropout_frac": Key(0.0, number(0, 0.99), "dropout_frac"),
         "availability": Key("always", unbuilt("always", "availability traces are not built yet"), "availability"),
         "energy_error_frac": Key(0.15, number(0, 0.95), "energy_error_frac"),
@@ -181,6 +194,7 @@ KEYS: dict[str, dict[str, Key]] = {
     "training": {
         "optimizer": Key("sgd", choice(*OPTIMIZERS), "optimizer"),
         "learning_rate": Key(0.05, number(0, 1e3, open_low=True), "learning_rate"),
+        "learning_rate_decay": Key(1.0, number(0, 1, open_low=True), "learning_rate_decay"),
         "batch_size": Key(16, whole(1, 1_000_000), "batch_size"),
         "local_steps": Key(10, whole(1, 1_000_000), "local_steps"),
         "logit_adjustment": Key(False, flag, "logit_adjustment"),

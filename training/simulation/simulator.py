@@ -181,7 +181,12 @@ class Simulator:
         assert subject.state.local is not None
         seed = (self._config.seed, client, _BLOCK, subject.state.blocks)
         subject.state.local = self._bench.block(
-            subject.state.local, shard.inputs, shard.labels, seed=seed, prior=shard.prior
+            subject.state.local,
+            shard.inputs,
+            shard.labels,
+            seed=seed,
+            prior=shard.prior,
+            rate_frac=self._config.training.learning_rate_decay**subject.state.base_version,
         )
         subject.state.blocks += 1
         subject.state.unsent_blocks += 1
