@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from budjoule.energy.units import show
-
 SCHEMA = "budjoule.measurement/1"
 SOURCES = ("measured", "estimated")
 
@@ -80,6 +78,8 @@ class Measurement:
         ...                   summed=("package-0",), source="measured", method="RAPL"))
         12.0 J (11.0 J to 13.5 J) in 2.00 s, 6.00 W; measured: RAPL
         """
+        from budjoule.energy.units import show  # a window that nobody prints need not compile its patterns
+
         interval = f"{show(self.energy_low_j, 'J')} to {show(self.energy_high_j, 'J')}"
         mean = f"in {show(self.duration_s, 's')}, {show(self.power_w, 'W')}"
         return f"{show(self.energy_j, 'J')} ({interval}) {mean}; {self.source}: {self.method}"

@@ -1,24 +1,30 @@
 """Counters of joules, one file each, and the table that lists them.
 
-A new meter is one file with a class that follows `Meter`, and one row here: its name and the function that opens it, which
-raises `MeterError` with the remedy where the meter cannot be had.
+A new meter is one file with a class that follows `Meter` and a function `open_NAME`, which raises `MeterError` with the
+remedy where the meter cannot be had; and one row here. A meter's file is imported when it is opened: each costs
+milliseconds, and a machine has one or two of them.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 
-from budjoule.energy.meters.battery import open_battery
-from budjoule.energy.meters.hwmon import open_hwmon
-from budjoule.energy.meters.load import open_load
 from budjoule.energy.meters.meter import Domain, Meter
-from budjoule.energy.meters.nvml import open_nvml
-from budjoule.energy.meters.rapl import open_rapl
+
+
+def _opener(name: str) -> Callable[[], Meter]:
+    def open_meter() -> Meter:
+        meter: Meter = getattr(import_module(f"{__name__}.{name}"), f"open_{name}")()
+        return meter
+
+    return open_meter
+
 
 METERS: dict[str, Callable[[], Meter]] = {
-    "rapl": open_rapl,
-    "nvml": open_nvml,
-    "hwmon": open_hwmon,
-    "battery": open_battery,
-    "load": open_load,
+    "rapl": _opener("rapl"),
+    "nvml": _opener("nvml"),
+    "hwmon": _opener("hwmon"),
+    "battery": _opener("battery"),
+    "load": _opener("load"),
 }
 
 __all__ = ["METERS", "Domain", "Meter"]

@@ -4,6 +4,7 @@ Needs the package nvidia-ml-py (module `pynvml`), which is imported when the met
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ _ERROR_FRAC = 0.05
 _PART_TIME = ("A100", "H100", "H200", "GH200", "A800", "H800")
 _POLL_S = 0.05
 _UNIT_J = 0.001
+# What the driver leaves on Linux, under WSL and on Jetson.
+_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 
 
 class _Gpu(NamedTuple):
@@ -74,13 +77,7 @@ def open_nvml(nvml: Any = None) -> NvmlMeter:
     Raises:
         MeterError: The package or the driver is missing, or no GPU tells its energy or power.
     """
-    if nvml is None:
-        try:
-            import pynvml as nvml  # type: ignore[import-untyped, no-redef, unused-ignore]
-        except ImportError:
-            raise MeterError(
-                "the package nvidia-ml-py is not installed; 'pip install nvidia-ml-py' if there is an NVIDIA GPU"
-            ) from None
+    nvml = nvml or _library()
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -96,6 +93,19 @@ def open_nvml(nvml: Any = None) -> NvmlMeter:
         nvml.nvmlShutdown()
         raise MeterError("; ".join(notes) or "NVML finds no GPU; see whether 'nvidia-smi' lists one")
     return NvmlMeter(nvml, gpus, notes)
+
+
+def _library() -> Any:
+    """The module `pynvml`, which costs more to import than all of this package: only where there is a driver for it."""
+    if sys.platform == "linux" and "pynvml" not in sys.modules and not any(map(os.path.exists, _DEVICES)):
+        raise MeterError(f"there is no NVIDIA driver (none of {', '.join(_DEVICES)}); install it if there is a GPU")
+    try:
+        import pynvml
+    except ImportError:
+        raise MeterError(
+            "the package nvidia-ml-py is not installed; 'pip install nvidia-ml-py' if there is an NVIDIA GPU"
+        ) from None
+    return pynvml
 
 
 def _find(nvml: Any) -> tuple[list[_Gpu], list[str]]:

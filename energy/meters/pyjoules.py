@@ -11,7 +11,7 @@ from budjoule.energy.errors import MeterError
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters.meter import Domain
 from budjoule.energy.meters.rapl import find_zones
-from budjoule.energy.meters.sysfs import read_number, sysfs_root
+from budjoule.energy.meters.sysfs import read_number, sysfs_path
 
 if TYPE_CHECKING:
     from pyJoules.energy_trace import EnergyTrace
@@ -119,10 +119,10 @@ def _domain(name: str, names: set[str]) -> Domain:
 
 def _range_j(kind: str, package: str) -> float | None:
     """Where the counter wraps, which pyJoules does not tell: from the zone it reads."""
-    zones = find_zones(sysfs_root())
+    zones = find_zones(sysfs_path())
     packages = {zone.identity for zone in zones if zone.name == package}
     for zone in zones:
         if (kind == "package" and zone.identity in packages) or (zone.name == kind and zone.parent in packages):
-            range_uj = read_number(zone.path / "max_energy_range_uj")
+            range_uj = read_number(f"{zone.path}/max_energy_range_uj")
             return range_uj * _MICRO if range_uj else None
     return None

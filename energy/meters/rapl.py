@@ -7,12 +7,14 @@ a zone of the mmio tree that repeats one of the MSR tree is the same silicon and
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.meter import LIMIT_W, Domain
-from budjoule.energy.meters.sysfs import Attribute, Opener, read_number, read_text, sysfs_root
+from budjoule.energy.meters.sysfs import Attribute, Opener, read_number, read_text, sysfs_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ZONE = re.compile(r"(?P<tree>[\w-]*rapl[\w-]*)(?P<number>(?::\d+)+)")
 _PACKAGE = re.compile(r"package-\d+(?:-die-\d+)?")
@@ -31,8 +33,7 @@ _ERROR_FRAC = {"package": 0.05, "core": 0.1, "uncore": 0.1, "dram": 0.2, "psys":
 _AMD_ERROR_FRAC = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Zone:
+class Zone(NamedTuple):
     """One powercap zone as found in the tree.
 
     Args:
@@ -45,7 +46,7 @@ class Zone:
     identity: str
     tree: str
     name: str
-    path: Path
+    path: str
 
     @property
     def parent(self) -> str:
@@ -53,11 +54,11 @@ class Zone:
         return self.identity.rpartition(":")[0]
 
 
-def find_zones(root: Path) -> list[Zone]:
+def find_zones(root: "str | Path") -> list[Zone]:
     """All RAPL zones under `root`, whether the class folder lists them flat (as Linux does) or nested."""
     found: dict[str, Zone] = {}
 
-    def walk(folder: Path, depth: int) -> None:
+    def walk(folder: str, depth: int) -> None:
         try:
             entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         except OSError:
@@ -65,20 +66,20 @@ def find_zones(root: Path) -> list[Zone]:
         for entry in entries:
             if "rapl" not in entry:  # `subsystem`, `device` and `power` would lead in circles
                 continue
-            match = _ZONE.fullmatch(entry)
-            name = read_text(folder / entry / "name") if match and entry not in found else None
+            match, path = _ZONE.fullmatch(entry), f"{folder}/{entry}"
+            name = read_text(f"{path}/name") if match and entry not in found else None
             if match and name:
-                found[entry] = Zone(identity=entry, tree=match["tree"], name=name, path=folder / entry)
+                found[entry] = Zone(identity=entry, tree=match["tree"], name=name, path=path)
             if depth < _DEPTH:
-                walk(folder / entry, depth + 1)
+                walk(path, depth + 1)
 
-    walk(root / "class" / "powercap", 0)
+    walk(f"{root}/class/powercap", 0)
     if not found:
-        walk(root / "devices" / "virtual" / "powercap", 0)
+        walk(f"{root}/devices/virtual/powercap", 0)
     return sorted(found.values(), key=lambda zone: (zone.tree, [int(part) for part in zone.identity.split(":")[1:]]))
 
 
-def permission_fix(root: Path) -> tuple[str, str]:
+def permission_fix(root: "str | Path") -> tuple[str, str]:
     """The command that makes the counters readable until the next boot, and the one that keeps them so.
 
     Only root may read them since Linux 5.10, because fine-grained power leaks secrets (CVE-2020-8694).
@@ -90,14 +91,14 @@ def permission_fix(root: Path) -> tuple[str, str]:
     )
 
 
-def thermal_design_power_w(root: Path | None = None) -> float | None:
+def thermal_design_power_w(root: "str | Path | None" = None) -> float | None:
     """Long-term power limit of all packages together, which anyone may read where the counters are root's. [W]"""
     total_w = 0.0
     seen: set[str] = set()
-    for zone in find_zones(root or sysfs_root()):
+    for zone in find_zones(root or sysfs_path()):
         if _PACKAGE.fullmatch(zone.name) and zone.name not in seen:
-            microwatts = read_number(zone.path / "constraint_0_max_power_uw") or read_number(
-                zone.path / "constraint_0_power_limit_uw"
+            microwatts = read_number(f"{zone.path}/constraint_0_max_power_uw") or read_number(
+                f"{zone.path}/constraint_0_power_limit_uw"
             )
             if not microwatts or not 1e6 <= microwatts <= LIMIT_W * 1e6:
                 return None
@@ -128,7 +129,7 @@ class RaplMeter:
             file.close()
 
 
-def open_rapl(root: Path | None = None, *, opener: Opener = os.open) -> RaplMeter:
+def open_rapl(root: "str | Path | None" = None, *, opener: Opener = os.open) -> RaplMeter:
     """Open the RAPL counters.
 
     Args:
@@ -138,7 +139,7 @@ def open_rapl(root: Path | None = None, *, opener: Opener = os.open) -> RaplMete
     Raises:
         MeterError: There are no zones, or none of their counters may be read; the message gives the fix.
     """
-    root = root or sysfs_root()
+    root = root or sysfs_path()
     zones = find_zones(root)
     if not any(_PACKAGE.fullmatch(zone.name) or zone.name == "psys" for zone in zones):
         raise MeterError(
@@ -147,16 +148,16 @@ def open_rapl(root: Path | None = None, *, opener: Opener = os.open) -> RaplMete
         )
     names = _names(zones)
     files: dict[str, tuple[Zone, Attribute]] = {}
-    denied: list[Path] = []
+    denied: list[Zone] = []
     broken: list[str] = []
     for zone in zones:
-        path = zone.path / "energy_uj"
+        path = f"{zone.path}/energy_uj"
         if names[zone.identity] in files:
             continue
         try:
             file = Attribute(path, scale=1e-6, opener=opener)
         except PermissionError:
-            denied.append(path)
+            denied.append(zone)
             continue
         except OSError as error:
             broken.append(f"{names[zone.identity]} left out: cannot open {path} ({error.strerror or error})")
@@ -166,16 +167,18 @@ def open_rapl(root: Path | None = None, *, opener: Opener = os.open) -> RaplMete
             file.close()
             continue
         files[names[zone.identity]] = (zone, file)
-    domains = _domains([(name, zone) for name, (zone, _) in files.items()], root)
+    domains = _domains([(name, zone) for name, (zone, _) in files.items()])
     if not any(domain.counts for domain in domains):
         for _, file in files.values():
             file.close()
         if denied:
-            raise MeterError(f"cannot read {denied[0]}: permission denied; run '{permission_fix(root)[0]}'")
+            raise MeterError(
+                f"cannot read {denied[0].path}/energy_uj: permission denied; run '{permission_fix(root)[0]}'"
+            )
         raise MeterError(
             f"no RAPL counter under {root}/class/powercap can be read: {'; '.join(broken) or 'no package'}"
         )
-    denied_names = sorted({names[path.parent.name] for path in denied} - set(files))
+    denied_names = sorted({names[zone.identity] for zone in denied} - set(files))
     if denied_names:
         broken.append(f"left out, permission denied: {', '.join(denied_names)}; run '{permission_fix(root)[0]}'")
     return RaplMeter(domains, [file for _, file in files.values()], broken)
@@ -197,18 +200,18 @@ def _names(zones: Sequence[Zone]) -> dict[str, str]:
     return names
 
 
-def _domains(zones: Sequence[tuple[str, Zone]], root: Path) -> list[Domain]:
+def _domains(zones: Sequence[tuple[str, Zone]]) -> list[Domain]:
     """The domain tree: psys over package and dram, package over core and uncore."""
     packages = tuple(name for name, zone in zones if _PACKAGE.fullmatch(zone.name))
     systems = [name for name, zone in zones if zone.name == "psys"]
     # Where several zones claim to be the whole platform it is unknown what each holds: they are shown only.
     system = systems[0] if len(systems) == 1 else None
-    amd = "AuthenticAMD" in (read_text(Path("/proc/cpuinfo")) or "")[:4096]
+    amd = "AuthenticAMD" in (read_text("/proc/cpuinfo") or "")[:4096]
     by_identity = {zone.identity: name for name, zone in zones}
     domains = []
     for name, zone in zones:
         kind = "package" if name in packages else zone.name
-        range_uj = read_number(zone.path / "max_energy_range_uj")
+        range_uj = read_number(f"{zone.path}/max_energy_range_uj")
         error_frac = _ERROR_FRAC.get(kind, 0.2)
         domains.append(
             Domain(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters.choose import Choice
-from budjoule.energy.meters.load_model import energy_unseen_j, this_machine
 from budjoule.energy.meters.meter import Domain
 from budjoule.energy.meters.tree import Span, faults, span, summed
 from budjoule.energy.meters.watch import Stamp
@@ -71,6 +70,8 @@ def _left_out(domains: Sequence[Domain], spans: dict[str, Span], names: Sequence
 
 def _unseen(label: str, method: str, duration_s: float, begin_unix_s: float | None) -> Measurement:
     """No counter could be read after the window opened: never 0 J, but what a processor may draw in that time."""
+    from budjoule.energy.meters.load_model import energy_unseen_j, this_machine  # a rare case need not slow every start
+
     model = this_machine()
     energy_j, low_j, high_j = energy_unseen_j(model, duration_s)
     return Measurement(

@@ -1,9 +1,15 @@
-"""Numbers in the kernel's file tree: kept-open descriptors, and a root that `BUDJOULE_SYSFS_ROOT` moves."""
+"""Numbers in the kernel's file tree: kept-open descriptors, and a root that `BUDJOULE_SYSFS_ROOT` moves.
+
+Where a window's first reading passes, paths are strings: `pathlib` takes as long to import as all the rest of a start.
+"""
 
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Opener = Callable[[str, int], int]
 
@@ -11,20 +17,28 @@ _TRIES = 20
 _RETRY_S = 0.0005
 
 
-def sysfs_root() -> Path:
+def sysfs_path() -> str:
     """The tree that meters read: `BUDJOULE_SYSFS_ROOT`, or `/sys`."""
-    return Path(os.environ.get("BUDJOULE_SYSFS_ROOT") or "/sys")
+    return os.environ.get("BUDJOULE_SYSFS_ROOT") or "/sys"
 
 
-def read_text(path: Path) -> str | None:
+def sysfs_root() -> "Path":
+    """The same as a `Path`."""
+    from pathlib import Path
+
+    return Path(sysfs_path())
+
+
+def read_text(path: "str | Path") -> str | None:
     """A small file's text without blanks at its ends; None if it cannot be read."""
     try:
-        return path.read_text(errors="replace").strip()
+        with open(path, errors="replace") as file:  # noqa: PTH123 - paths are strings here
+            return file.read().strip()
     except OSError:
         return None
 
 
-def read_number(path: Path) -> float | None:
+def read_number(path: "str | Path") -> float | None:
     """The number in a small file; None if there is none."""
     text = read_text(path)
     try:
@@ -44,7 +58,7 @@ class Attribute:
 
     __slots__ = ("_fd", "_opener", "_scale", "_text", "path")
 
-    def __init__(self, path: Path, *, scale: float, opener: Opener = os.open) -> None:
+    def __init__(self, path: "str | Path", *, scale: float, opener: Opener = os.open) -> None:
         self.path = path
         self._scale = scale
         self._opener = opener

@@ -1,11 +1,12 @@
 """What measuring costs: budjoule beside Zeus, pyJoules and CodeCarbon, on the same fake powercap tree.
 
-python tests/benchmarks/meter_overhead.py [--python PATH] [--windows N]
+python tests/benchmarks/meter_overhead.py [--python PATH] [--windows N] [--rounds N]
 
-Each tool runs in a fresh process of the given interpreter, which needs `psutil` and whichever peers are to be compared
-(`pip install zeus pyJoules codecarbon psutil`). A window is one begin and one end
+Each tool runs in fresh processes of the given interpreter, which needs the extra `peers`
+(`pip install zeus pyJoules codecarbon psutil`; the default is this one). A window is one begin and one end
 (CodeCarbon: a task; it finds no tree of ours and estimates). `start` is from the import to the end of the
 first window. Sockets are those connected to or looked up; threads and processes those alive after the last window.
+The tools take turns over the rounds, and the least of each figure is printed: others on the machine only add to it.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the peers installed")
     parser.add_argument("--windows", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print(
         f"{'tool':<12}{'window':>12}{'mean':>12}{'start':>10}{'threads':>9}{'processes':>11}{'sockets':>9}{'memory':>10}"
@@ -91,16 +93,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _tree(root)
-        for tool, setup in SETUPS.items():
-            windows = 20 if tool == "codecarbon" else arguments.windows  # a task of CodeCarbon takes most of a second
-            figures = _run(arguments.python, root, setup, windows)
-            if figures is None:
-                print(f"{tool:<12}{'did not run with ' + arguments.python:>12}")
-                continue
-            print(
-                f"{tool:<12}{figures['median_s'] * 1e6:>9.1f} µs{figures['mean_s'] * 1e6:>9.1f} µs{figures['start_s']:>8.2f} s"
-                f"{figures['threads']:>9}{figures['processes']:>11}{figures['sockets']:>9}{figures['memory_bytes'] / 1e6:>7.0f} MB"
-            )
+        runs: dict[str, list[dict[str, Any]]] = {tool: [] for tool in SETUPS}
+        for _ in range(arguments.rounds):
+            for tool, setup in SETUPS.items():
+                runs[tool] += _run(arguments.python, root, setup, arguments.windows)
+    for tool, rounds in runs.items():
+        if not rounds:
+            print(f"{tool:<12}did not run with {arguments.python}")
+            continue
+        least = {name: min(figures[name] for figures in rounds) for name in rounds[0]}
+        print(
+            f"{tool:<12}{least['median_s'] * 1e6:>9.1f} µs{least['mean_s'] * 1e6:>9.1f} µs{least['start_s'] * 1e3:>7.0f} ms"
+            f"{least['threads']:>9}{least['processes']:>11}{least['sockets']:>9}{least['memory_bytes'] / 1e6:>7.0f} MB"
+        )
 
 
 def _tree(root: Path) -> None:
@@ -118,7 +123,7 @@ def _tree(root: Path) -> None:
         (zone / "max_energy_range_uj").write_text("262143328850\n")
 
 
-def _run(python: str, root: Path, setup: str, windows: int) -> dict[str, Any] | None:
+def _run(python: str, root: Path, setup: str, windows: int) -> list[dict[str, Any]]:
     script = root / "harness.py"  # a file: spawned processes import it anew
     script.write_text(f"SETUP = {setup!r}\n{HARNESS}")
     source = str(Path(__file__).resolve().parents[2] / "src")
@@ -134,8 +139,8 @@ def _run(python: str, root: Path, setup: str, windows: int) -> dict[str, Any] | 
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if not lines:
         print(done.stderr.strip().splitlines()[-1:] or "no output", file=sys.stderr)
-        return None
-    return dict(json.loads(lines[-1].removeprefix("RESULT")))
+        return []
+    return [json.loads(lines[-1].removeprefix("RESULT"))]
 
 
 if __name__ == "__main__":

@@ -131,6 +131,15 @@ def test_nvml_without_package_or_driver_says_what_to_install(monkeypatch: pytest
         open_nvml(FakeNvml())
 
 
+def test_nvml_library_is_not_even_imported_where_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("budjoule.energy.meters.nvml._DEVICES", ("/dev/no-such-device",))
+    with pytest.raises(MeterError, match=r"no NVIDIA driver \(none of /dev/no-such-device\)"):
+        open_nvml()
+    assert "pynvml" not in sys.modules
+
+
 def test_nvml_session_is_opened_anew_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml({"name": "V100", "energy_mj": 5_000})
     meter = open_nvml(fake)
