@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from budjoule.training.clients.local import Workbench, make_optimizer, one_thread
+from budjoule.training.clients.local import Workbench, one_thread
 from budjoule.training.config.config import load_config
+from budjoule.training.memory.step import make_optimizer
 
 INPUTS = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(40) % 10

@@ -1,1 +1,1 @@
-"""A client of the fleet: its device and link, its local steps, what they cost and how much memory they take."""
+"""A client of the fleet: its device and link, its local steps and what they cost."""

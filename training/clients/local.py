@@ -5,22 +5,20 @@ The eager loop is sequential on purpose: on a CPU it beats batching clients toge
 nets of convolutions and dense layers take two thirds of its time, and no longer agree with PyTorch's to the bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from budjoule.energy.errors import UsageError
 from budjoule.training.compression.update import Layout, Vector, layout_of
 from budjoule.training.config.config import Training
+from budjoule.training.memory.step import Step
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 _EVALUATION_BATCH = 1000
-_MOMENTUM = 0.9
 
 
 class Workbench:
@@ -44,14 +42,11 @@ class Workbench:
         buffers = [(name, b) for name, b in model.named_buffers() if b.dtype == torch.float32]
         self.layout: Layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in (*trained, *buffers)])
         self._flat = torch.cat([tensor.detach().reshape(-1) for _, tensor in (*trained, *buffers)])
-        self._trained = sum(p.numel() for _, p in trained)
-        self._gradient = torch.zeros(self._trained)
+        self._parameters = [p for _, p in trained]
         start = 0
         for _, tensor in (*trained, *buffers):
             view = slice(start, start + tensor.numel())
             tensor.data = self._flat[view].view(tensor.shape)
-            if tensor.requires_grad:
-                tensor.grad = self._gradient[view].view(tensor.shape)
             start += tensor.numel()
 
     @property
@@ -96,13 +91,16 @@ class Workbench:
         torch.manual_seed(int(rng.integers(2**62)))
         self.load(start)
         self._model.train()
-        step = self._stepper(self._training.learning_rate * rate_frac)
+
+        def loss(part: "tuple[Tensor, Tensor]") -> "Tensor":
+            scores = self._model(part[0])
+            return torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, part[1])
+
+        rate = self._training.learning_rate * rate_frac
+        step = Step(self._parameters, loss, optimizer=self._training.optimizer, learning_rate=rate)
         for batch in self._batches(len(labels), rng):
-            scores = self._model(inputs[batch])
-            loss = torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, labels[batch])
-            self._gradient.zero_()
-            loss.backward()
-            step()
+            step((inputs[batch], labels[batch]))
+        step.close()
         return self.values()
 
     def evaluate(self, values: Vector, inputs: "Tensor", labels: "Tensor") -> "tuple[float, float, Tensor]":
@@ -129,37 +127,6 @@ class Workbench:
         epochs = -(-size * steps // examples)
         order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])[: size * steps]
         return iter(torch.from_numpy(order).view(steps, size))
-
-    def _stepper(self, rate: float) -> Callable[[], object]:
-        """The optimizer's step over the flat vector; its state lives for one block."""
-        import torch
-
-        flat = self._flat[: self._trained]
-        if self._training.optimizer == "sgd":
-            return lambda: flat.add_(self._gradient, alpha=-rate)
-        parameter = torch.nn.Parameter(flat)
-        parameter.grad = self._gradient
-        optimizer = make_optimizer(self._training.optimizer, [parameter], rate)
-        return optimizer.step
-
-
-def make_optimizer(name: str, parameters: "list[nn.Parameter]", learning_rate: float) -> "torch.optim.Optimizer":
-    """A torch optimizer by a configuration's name.
-
-    Raises:
-        UsageError: The name is unknown.
-    """
-    import torch
-
-    if name not in ("sgd", "sgd-momentum", "adam", "adamw"):
-        raise UsageError(f"unknown optimizer {name!r}; give sgd, sgd-momentum, adam or adamw")
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=learning_rate, foreach=False)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, foreach=False)
-    return torch.optim.SGD(
-        parameters, lr=learning_rate, momentum=_MOMENTUM if name == "sgd-momentum" else 0.0, foreach=False
-    )
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from budjoule.training.clients.client import Client, Terms
 from budjoule.training.clients.cost import BlockCosts
 from budjoule.training.clients.fleet import Member, draw_fleet
 from budjoule.training.clients.local import Workbench
-from budjoule.training.clients.memory import peak_memory_bytes
 from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
 from budjoule.training.ledger.ledger import CAUSES, Ledger
 from budjoule.training.links.link_state import parse_link_state
 from budjoule.training.links.links import load_link
+from budjoule.training.memory.predict import footprint
 from budjoule.training.schedulers import make_scheduler
 from budjoule.training.server.combine import parse_aggregate
 from budjoule.training.server.methods import METHODS
@@ -82,7 +82,7 @@ class Parts:
         shards = Shards(data, parts, priors=training.logit_adjustment)
         model = build_model(config.task.model, data.inputs[:2], data.classes, config.seed)
         batch = min(training.batch_size, max(len(part) for part in parts))
-        peak = peak_memory_bytes(model, data.inputs[:batch], data.labels[:batch], training)
+        peak = footprint(model, data.inputs[:batch], data.labels[:batch], optimizer=training.optimizer)
         costs = BlockCosts(model, data.inputs[:1], optimizer=training.optimizer, local_steps=training.local_steps)
         for device in config.fleet.device_shares:
             costs.cost(device, batch)  # an unknown device or an untraceable model is known now
@@ -107,7 +107,7 @@ class Parts:
             initial=bench.values(),
             terms=terms,
             costs=costs,
-            peak_memory_bytes=peak,
+            peak_memory_bytes=peak.peak_bytes,
         )
 
     def record(self, checkpoint: "Checkpoint", folder: Path) -> Record:

@@ -1,0 +1,153 @@
+"""The peak memory of a training step, from running it on fake tensors: nothing is allocated and nothing is computed."""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from budjoule.energy.errors import BudjouleError, UsageError
+from budjoule.training.memory.footprint import Footprint
+from budjoule.training.memory.step import Step, parts
+from budjoule.training.memory.watch import KINDS, Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Loss = Callable[[Any, Any], "Tensor"]
+
+
+def footprint(
+    model: "nn.Module",
+    inputs: Any,
+    labels: Any = None,
+    *,
+    loss: Loss | None = None,
+    optimizer: str = "sgd",
+    micro_batch: int | None = None,
+    in_backward: bool = False,
+) -> Footprint:
+    """What one training step of a model holds at its peak.
+
+    Counted are weights and buffers, gradients, the optimizer's state, and each tensor that the step makes from its birth
+    to its last use, as PyTorch's own training loop makes them on one CPU thread, with what its kernels allocate inside.
+    What `requires_grad` leaves out needs no gradient and no state, and autograd keeps nothing for it.
+    Not counted: the batch itself and memory outside of tensors.
+
+    Args:
+        model: What is trained; left as it is.
+        inputs: A tensor, a tuple or a dict of tensors, real or not. Shape (batch, ...).
+        labels: What the loss compares the output with. Shape (batch, ...).
+        loss: From output and labels to a scalar; by default cross-entropy where there are labels, else `output.loss`,
+            else the mean of the output.
+        optimizer: sgd, sgd-momentum, adam or adamw.
+        micro_batch: Examples that go through the model at once; all by default.
+        in_backward: Each parameter is updated inside the backward pass.
+
+    Raises:
+        UsageError: The model does not train on these inputs.
+
+    >>> import torch
+    >>> footprint(torch.nn.Linear(100, 10), torch.empty(4, 100), torch.zeros(4, dtype=torch.long)).gradients_bytes
+    4040
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    model = _without_data(model, fake).train()
+    batch = _faked((inputs, labels), fake)
+    if micro_batch is not None:  # the second micro-batch finds gradients waiting, and the next ones are like it
+        batch = next(parts(batch, 2 * micro_batch))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    step = Step(
+        parameters,
+        lambda part: mean_loss(model, *part, loss=loss),
+        optimizer=optimizer,
+        learning_rate=0.0,
+        micro_batch=micro_batch,
+        in_backward=in_backward,
+    )
+    try:
+        with fake:
+            return _watched(model, parameters, batch, step, optimizer)
+    except BudjouleError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(
+            f"{type(model).__name__} does not train on these inputs without data: {reason}; "
+            "check shapes and labels, or give loss="
+        ) from error
+
+
+def mean_loss(model: "nn.Module", inputs: Any, labels: Any, *, loss: Loss | None) -> "Tensor":
+    """A model's loss on a batch, by default as `footprint` says."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    if isinstance(inputs, Mapping):
+        output = model(**inputs)
+    else:
+        output = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    if loss is not None:
+        return loss(output, labels)
+    if labels is not None:
+        scores = output if isinstance(output, torch.Tensor) else output.logits
+        return torch.nn.functional.cross_entropy(scores, labels)
+    value: Tensor | None = getattr(output, "loss", None)
+    if value is None:
+        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        leaves = leaves or list(output.values())
+        value = next(leaf for leaf in leaves if leaf.is_floating_point())
+    return value.mean()
+
+
+def _watched(model: "nn.Module", parameters: "list[nn.Parameter]", batch: Any, step: Step, optimizer: str) -> Footprint:
+    """Two steps, the second of which finds the optimizer's state where a real one would."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    watch = Watch(leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
+    watch.hold([*model.parameters(), *model.buffers()], "weights")
+    if optimizer != "sgd":
+        step(batch)
+        watch.hold(step.state(), "state")
+    for parameter in parameters:  # a gradient that was used inside backward is gone by now
+        parameter.register_post_accumulate_grad_hook(
+            lambda p: watch.tag(p.grad, "gradients") if p.grad is not None else None
+        )
+    with ExitStack() as stack:
+        stack.enter_context(watch.saving())
+        stack.enter_context(watch.mode())
+        step(batch)
+    return Footprint(**{f"{kind}_bytes": watch.peak_bytes[kind] for kind in KINDS})
+
+
+def _without_data(model: "nn.Module", fake: Any) -> "nn.Module":
+    """A copy of the model whose parameters and buffers are fake; tied ones stay tied."""
+    from itertools import chain
+
+    import torch
+
+    memo: dict[int, Any] = {}
+    for tensor in chain(model.parameters(), model.buffers()):
+        with fake:
+            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+        memo[id(tensor)] = (
+            torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, torch.nn.Parameter)
+            else made
+        )
+    return copy.deepcopy(model, memo)
+
+
+def _faked(batch: Any, fake: Any) -> Any:
+    import torch
+    from torch.utils._pytree import tree_map
+
+    def of(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        with fake:
+            return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype)
+
+    return tree_map(of, batch)
