@@ -8,9 +8,10 @@ import numpy as np
 
 from budjoule.calibration.conditions import clock_hz, throttle_count
 from budjoule.energy.errors import MeterError
-from budjoule.energy.measure import Window, measure
+from budjoule.energy.measure import measure
 from budjoule.energy.meters import Meter
 from budjoule.energy.meters.load import Processor
+from budjoule.energy.window import Window
 
 Meters = Sequence["str | Meter"]
 

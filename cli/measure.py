@@ -11,10 +11,10 @@ import typer
 from budjoule.cli.child import run_child
 from budjoule.cli.output import note, print_json, save, to_json
 from budjoule.energy.errors import MeterError, RunError, UsageError
-from budjoule.energy.measure import Window
 from budjoule.energy.measurement import SCHEMA, Measurement
 from budjoule.energy.meters.live import CsvLog, Live, Sample
 from budjoule.energy.units import seconds, show
+from budjoule.energy.window import Window
 
 _STDERR = 2
 

@@ -2,10 +2,26 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEMA = "budjoule.measurement/1"
 SOURCES = ("measured", "estimated")
+
+
+class Idle(NamedTuple):
+    """What the machine draws at rest.
+
+    Args:
+        power_w: Mean power. [W]
+        low_w: Lower end of the central 90 % interval. [W]
+        high_w: Upper end of the central 90 % interval. [W]
+        summed: The domains it is the power of; empty where it was given as a number.
+    """
+
+    power_w: float
+    low_w: float
+    high_w: float
+    summed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +39,7 @@ class Measurement:
         method: The meter, in words, and what it covers.
         label: The window's name.
         begin_unix_s: When the window opened, on the wall clock; None if nobody looked. [s]
+        idle: What the machine draws at rest, to tell what the window added to it; None if nobody measured that.
         notes: What the reader should know: faults seen, domains left out, how to get a better number.
     """
 
@@ -36,6 +53,7 @@ class Measurement:
     method: str
     label: str = ""
     begin_unix_s: float | None = None
+    idle: Idle | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -53,6 +71,21 @@ class Measurement:
         """Mean power of the window; 0 for a window without length. [W]"""
         return self.energy_j / self.duration_s if self.duration_s else 0.0
 
+    @property
+    def net_energy_j(self) -> float | None:
+        """What the window cost above idle, `max(E - P_idle t, 0)`; None where the idle power is not known. [J]"""
+        return None if self.idle is None else max(0.0, self.energy_j - self.idle.power_w * self.duration_s)
+
+    @property
+    def net_energy_low_j(self) -> float | None:
+        """Lower end of the net energy's interval: the least energy over the most idle power. [J]"""
+        return None if self.idle is None else max(0.0, self.energy_low_j - self.idle.high_w * self.duration_s)
+
+    @property
+    def net_energy_high_j(self) -> float | None:
+        """Upper end of the net energy's interval: the most energy over the least idle power. [J]"""
+        return None if self.idle is None else max(0.0, self.energy_high_j - self.idle.low_w * self.duration_s)
+
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, ready for JSON."""
         return {
@@ -64,6 +97,10 @@ class Measurement:
             "energy_high_j": self.energy_high_j,
             "duration_s": self.duration_s,
             "power_w": self.power_w,
+            "idle_w": None if self.idle is None else self.idle.power_w,
+            "net_energy_j": self.net_energy_j,
+            "net_energy_low_j": self.net_energy_low_j,
+            "net_energy_high_j": self.net_energy_high_j,
             "domains": dict(self.domains),
             "summed": list(self.summed),
             "source": self.source,

@@ -74,6 +74,15 @@ def seconds(text: str | float) -> float:
     return _parse(text, "s", _TIME, "1 h")
 
 
+def watts(text: str | float) -> float:
+    """Read a power. [W]
+
+    >>> watts("2.5 kW"), watts(3)
+    (2500.0, 3.0)
+    """
+    return _parse(text, "W", {}, "12 W")
+
+
 def size_bytes(text: str | float) -> float:
     """Read a size in bytes; kB is 1000 and KiB 1024 bytes.
 

@@ -12,8 +12,8 @@ from budjoule.training.ledger.reservation import Reservation
 
 if TYPE_CHECKING:
     from budjoule.energy.estimate import Estimate
-    from budjoule.energy.measure import Window
     from budjoule.energy.meters import Meter
+    from budjoule.energy.window import Window
 
 T = TypeVar("T")
 
@@ -176,6 +176,6 @@ class _Counter:
         """An open window; None where nothing measures."""
         if self._meter is None:
             return None
-        from budjoule.energy.measure import Window
+        from budjoule.energy.window import Window
 
         return Window("block", meter=None if self._auto else self._meter).begin()

@@ -2,14 +2,22 @@
 
 from collections.abc import Sequence
 
-from budjoule.energy.measurement import Measurement
+from budjoule.energy.measurement import Idle, Measurement
 from budjoule.energy.meters.choose import Choice
 from budjoule.energy.meters.meter import Domain
 from budjoule.energy.meters.tree import Span, faults, span, summed
 from budjoule.energy.meters.watch import Stamp
 
 
-def result(label: str, choice: Choice, begin: Stamp, end: Stamp, *, begin_unix_s: float | None = None) -> Measurement:
+def result(
+    label: str,
+    choice: Choice,
+    begin: Stamp,
+    end: Stamp,
+    *,
+    begin_unix_s: float | None = None,
+    idle: Idle | None = None,
+) -> Measurement:
     """What a window cost.
 
     Args:
@@ -18,6 +26,7 @@ def result(label: str, choice: Choice, begin: Stamp, end: Stamp, *, begin_unix_s
         begin: The stamp at its beginning.
         end: The stamp at its end, of the same watch.
         begin_unix_s: When it began, on the wall clock. [s]
+        idle: What the machine draws at rest.
     """
     meter, duration_s = choice.watch.meter, end.at_s - begin.at_s
     spans = {
@@ -35,6 +44,12 @@ def result(label: str, choice: Choice, begin: Stamp, end: Stamp, *, begin_unix_s
             each = spans[domain.name]
             energy_j, low_j, high_j = energy_j + each.energy_j, low_j + each.low_j, high_j + each.high_j
             notes += faults(domain, first, last, begin_s=begin.at_s, end_s=end.at_s)
+    if idle is not None and idle.summed not in ((), names):
+        notes.append(
+            f"idle was measured on {', '.join(idle.summed)} and this window on {', '.join(names)}: no net energy; "
+            "measure idle anew"
+        )
+        idle = None
     return Measurement(
         label=label,
         energy_j=energy_j,
@@ -42,6 +57,7 @@ def result(label: str, choice: Choice, begin: Stamp, end: Stamp, *, begin_unix_s
         energy_high_j=high_j,
         duration_s=duration_s,
         begin_unix_s=begin_unix_s,
+        idle=idle,
         domains=domains,
         summed=names,
         source=meter.source,

@@ -74,6 +74,10 @@ class MeasurementFile:
     energy_high_j: Positive | None = None
     duration_s: Positive | None = None
     power_w: Positive | None = None
+    idle_w: Positive | None = None
+    net_energy_j: Positive | None = None
+    net_energy_low_j: Positive | None = None
+    net_energy_high_j: Positive | None = None
     domains: dict[str, Number] = field(default_factory=dict)
     summed: list[str] = field(default_factory=list)
     source: str | None = None

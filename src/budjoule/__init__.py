@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile
     from budjoule.energy.errors import BudgetExhausted, BudjouleError
     from budjoule.energy.estimate import Estimate, estimate
+    from budjoule.energy.idle import measure_idle
     from budjoule.energy.measure import measure
     from budjoule.energy.measurement import Measurement
     from budjoule.energy.predict import predict
@@ -36,6 +37,7 @@ _HOME = {
     "DeviceSpec": "energy.device",
     "load_profile": "energy.device",
     "measure": "energy.measure",
+    "measure_idle": "energy.idle",
     "Measurement": "energy.measurement",
     "joules": "energy.units",
     "BudjouleError": "energy.errors",
@@ -63,6 +65,7 @@ __all__ = [
     "joules",
     "load_profile",
     "measure",
+    "measure_idle",
     "predict",
     "trace",
     "train",

@@ -5,16 +5,32 @@ import gc
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 import budjoule as bj
 from budjoule.energy.errors import MeterError, UsageError
-from budjoule.energy.measure import Window
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters.meter import Domain
 from budjoule.energy.meters.replay import ReplayMeter
+from budjoule.energy.window import Window
+
+
+class CounterMeter:
+    """One counter that a test moves."""
+
+    name, source, method, notes = "test", "measured", "a counter of a test", ()
+
+    def __init__(self) -> None:
+        self.domains = (Domain(name="package-0"),)
+        self.energy_j = 0.0
+
+    def read(self) -> list[float | None]:
+        return [self.energy_j]
+
+    def close(self) -> None: ...
 
 
 def replay(*readings_j: float | None) -> ReplayMeter:
@@ -73,6 +89,48 @@ def test_measure_decorates_coroutines_over_their_whole_run() -> None:
 
     assert asyncio.run(work()) == "done"
     assert [each.energy_j for each in seen] == [4.0]
+
+
+def test_measure_windows_of_concurrent_tasks_each_see_their_own_energy() -> None:
+    meter = CounterMeter()
+
+    async def work(number: int, started: asyncio.Event, go_on: asyncio.Event) -> bj.Measurement:
+        with bj.measure(f"task {number}", meter=meter) as m:
+            started.set()
+            await go_on.wait()
+        return m.measurement
+
+    async def both() -> list[bj.Measurement]:
+        events = [asyncio.Event() for _ in range(4)]
+        first = asyncio.create_task(work(1, events[0], events[1]))
+        await events[0].wait()
+        meter.energy_j = 3.0
+        second = asyncio.create_task(work(2, events[2], events[3]))
+        await events[2].wait()
+        meter.energy_j = 10.0
+        events[1].set()  # the first ends inside the second
+        one = await first
+        meter.energy_j = 14.0
+        events[3].set()
+        return [one, await second]
+
+    one, two = asyncio.run(both())
+    assert (one.label, one.energy_j) == ("task 1", 10.0)
+    assert (two.label, two.energy_j) == ("task 2", 11.0)
+
+
+def test_measure_decorator_refuses_generators_whose_body_runs_later() -> None:
+    with pytest.raises(UsageError, match="numbers is a generator"):
+
+        @bj.measure()
+        def numbers() -> Iterator[int]:
+            yield 1
+
+    with pytest.raises(UsageError, match="stream is a generator"):
+
+        @bj.measure()
+        async def stream() -> AsyncIterator[int]:
+            yield 1
 
 
 def test_measure_decorated_function_that_recurses_opens_a_window_a_call() -> None:
