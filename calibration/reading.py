@@ -11,7 +11,7 @@ from budjoule.energy.errors import MeterError
 from budjoule.energy.measure import measure
 from budjoule.energy.meters import Meter
 from budjoule.energy.meters.load import Processor
-from budjoule.energy.window import Window
+from budjoule.energy.windows.window import Window
 
 Meters = Sequence["str | Meter"]
 

@@ -1,16 +1,17 @@
-"""Runs a command to its end: signals are passed on to it, and its exit code is the one a shell would give."""
+"""Runs a command to its end, its signals passed on and its exit code as a shell would give it; or waits for a signal."""
 
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from budjoule.energy.errors import BudjouleError, UsageError
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_LOOK_S = 1.0
 
 
 def run_child(command: list[str], *, stdout: int | None = None) -> int:
@@ -34,6 +35,15 @@ def run_child(command: list[str], *, stdout: int | None = None) -> int:
         adopt(child)
         code = child.wait()
     return code if code >= 0 else 128 - code
+
+
+def wait_for_signal() -> int:
+    """Wait until someone asks the process to end (Ctrl-C, SIGTERM); returns 0, since that is how it is meant to end."""
+    asked = threading.Event()
+    with _handling(lambda number, frame: asked.set(), ("SIGINT", "SIGTERM")):
+        while not asked.wait(_LOOK_S):  # without a timeout a signal would not be handled before the wait is over
+            pass
+    return 0
 
 
 def _cannot_run(name: str, error: OSError) -> BudjouleError:
@@ -66,16 +76,23 @@ def _forwarding() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
             with suppress(ProcessLookupError):
                 child.send_signal(number)
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+    with _handling(forward, _FORWARDED):
         yield adopt
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], object], names: Sequence[str]) -> Iterator[None]:
+    """Handle signals meanwhile; elsewhere than in the main thread, which alone may, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    numbers = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
-    before = {number: signal.signal(number, forward) for number in numbers}
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield adopt
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _terminal_is_ours() -> bool:

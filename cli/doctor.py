@@ -24,8 +24,8 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON document
 def examine() -> dict[str, Any]:
     """What `budjoule doctor` found, as plain data. Opens every meter and closes it again; imports no torch."""
     import budjoule
-    from budjoule.energy.meters.choose import AUTOMATIC
     from budjoule.energy.meters.sysfs import sysfs_root
+    from budjoule.energy.windows.choose import AUTOMATIC
 
     meters = meter_rows()
     ready = {row["meter"] for row in meters if row["available"]}

@@ -2,19 +2,21 @@
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from budjoule.cli.child import run_child
+from budjoule.cli.child import run_child, wait_for_signal
+from budjoule.cli.measured import lines, live_line, unmet
 from budjoule.cli.output import note, print_json, save, to_json
 from budjoule.energy.errors import MeterError, RunError, UsageError
-from budjoule.energy.measurement import SCHEMA, Measurement
-from budjoule.energy.meters.live import CsvLog, Live, Sample
-from budjoule.energy.units import seconds, show
-from budjoule.energy.window import Window
+from budjoule.energy.measurement import Measurement
+from budjoule.energy.units import seconds, show, watts
+from budjoule.energy.windows.exporter import LOOPBACK, Exporter
+from budjoule.energy.windows.live import CsvLog, Live, Sample
+from budjoule.energy.windows.window import Window
 
 _STDERR = 2
 
@@ -29,6 +31,12 @@ def measure(
     ] = False,
     meter: Annotated[str | None, typer.Option(help="The meter to read, such as rapl; see 'budjoule doctor'.")] = None,
     label: Annotated[str, typer.Option(help="A name for the measurement; default is the command.")] = "",
+    idle: Annotated[
+        str | None,
+        typer.Option(
+            help="Also say what came on top of an idle machine: its power '12 W', or '10 s' to measure it first."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the JSON document to this file.")
     ] = None,
@@ -38,33 +46,41 @@ def measure(
     csv: Annotated[
         Path | None, typer.Option(help="Write a row for every interval (1 s by default) to this file.")
     ] = None,
+    serve: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this port; without CMD until interrupted."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address that --serve listens on.")] = LOOPBACK,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output files.")] = False,
 ) -> None:
     """Measure the energy of a command: budjoule measure [OPTIONS] -- CMD [ARGS]..."""
-    command = _command(ctx.args)
+    command = _command(ctx.args, serving=serve is not None)
     if output is not None:
         _check_output(output, force=force)
-    measuring = Window(label or " ".join(command), meter=meter, require_measured=require_measured)
+    name = label or " ".join(command) or "the machine"
     with CsvLog(csv, force=force) if csv is not None else nullcontext() as log:
-        live = _live(measuring, interval, log)
         try:
+            floor = _idle(idle, meter, require_measured)
+            measuring = Window(name, meter=meter, require_measured=require_measured, idle=floor)
+            live = _live(measuring, interval, log)
             measuring.begin()
         except MeterError:
             if as_json and require_measured:
-                print_json(_unmet(measuring.label))
+                print_json(unmet(name))
             raise
-        measurement, exit_code = _run(command, measuring, live, stdout=_STDERR if as_json else None)
+        endpoint = (serve, host) if serve is not None else None
+        measurement, exit_code = _run(command, measuring, live, endpoint, stdout=_STDERR if as_json else None)
     document = {**measurement.to_dict(), "command": command, "exit_code": exit_code}
     if output is not None:
         save(output, to_json(document) + "\n", force=force)
-    print(to_json(document) if as_json else _lines(measurement, output), flush=True)
+    print(to_json(document) if as_json else lines(measurement, output), flush=True)
     raise typer.Exit(exit_code)
 
 
-def _command(args: list[str]) -> list[str]:
-    if not args:
+def _command(args: list[str], *, serving: bool) -> list[str]:
+    if not args and not serving:
         raise UsageError("no command to measure; write it after '--', as in 'budjoule measure -- python train.py'")
-    if args[0].startswith("-"):
+    if args and args[0].startswith("-"):
         raise UsageError(f"unknown option {args[0]!r}; put the command after '--', and see 'budjoule measure --help'")
     return args
 
@@ -79,16 +95,17 @@ def _check_output(path: Path, *, force: bool) -> None:
         )
 
 
-def _run(command: list[str], measuring: Window, live: Live | None, *, stdout: int | None) -> tuple[Measurement, int]:
-    """Run the command inside the window, which ends with it whatever happens."""
-    try:
-        with live or nullcontext():
-            exit_code = run_child(command, stdout=stdout)
-    finally:
-        measurement = measuring.end()
-    if live is not None:
-        live.finish(measurement)
-    return measurement, exit_code
+def _idle(text: str | None, meter: str | None, require_measured: bool) -> Measurement | float | None:
+    """The idle power that was given, or measured now."""
+    if text is None:
+        return None
+    if text.rstrip().endswith("W"):
+        return watts(text)
+    from budjoule.energy.windows.idle import measure_idle
+
+    duration_s = seconds(text)
+    note(f"measuring the idle machine for {show(duration_s, 's')}")
+    return measure_idle(duration_s, meter=meter, require_measured=require_measured)
 
 
 def _live(measuring: Window, interval: str | None, log: CsvLog | None) -> Live | None:
@@ -96,46 +113,28 @@ def _live(measuring: Window, interval: str | None, log: CsvLog | None) -> Live |
         return None
     receivers: list[Callable[[Sample], object]] = [] if log is None else [log]
     if interval is not None:
-        receivers.append(_show_live)
+        receivers.append(lambda sample: note(live_line(sample)))
     return Live(measuring.read, interval_s=seconds(interval or "1 s"), on_sample=receivers)
 
 
-def _show_live(sample: Sample) -> None:
-    figures = f"{show(sample.power_w, 'W'):>8}  {show(sample.total_j, 'J'):>8} so far ({sample.source})"
-    note(f"{show(sample.elapsed_s, 's'):>8}  {figures}")
-
-
-def _unmet(label: str) -> dict[str, Any]:
-    """The document of a refusal: nothing was measured, and the command was not run."""
-    keys = ("begin_unix_s", "energy_j", "energy_low_j", "energy_high_j", "duration_s", "power_w")
-    return {
-        "schema": SCHEMA,
-        "label": label,
-        **dict.fromkeys(keys),
-        "domains": {},
-        "summed": [],
-        "source": None,
-        "method": None,
-        "notes": [
-            "no counter measures energy here, and --require-measured refuses an estimate: the command was not run"
-        ],
-        "exit_code": None,
-    }
-
-
-def _lines(measurement: Measurement, output: Path | None) -> str:
-    rows = [str(measurement)]
-    width = max(map(len, measurement.domains), default=0)
-    for name, energy_j in measurement.domains.items():
-        rows.append(
-            f"  {name:<{width}}  {show(energy_j, 'J'):>8}"
-            + ("" if name in measurement.summed else "  (shown, not added)")
-        )
-    rows += [f"  note: {note}" for note in measurement.notes]
-    report = (
-        f"budjoule report {output}"
-        if output
-        else "budjoule measure -o FILE -- CMD keeps the numbers for budjoule report"
-    )
-    rows.append(f"next: {report}")
-    return "\n".join(rows)
+def _run(
+    command: list[str],
+    measuring: Window,
+    live: Live | None,
+    endpoint: tuple[int, str] | None,
+    *,
+    stdout: int | None,
+) -> tuple[Measurement, int]:
+    """Run the command, or wait for a signal, inside the open window, which ends with it whatever happens."""
+    with ExitStack() as serving:  # closing an endpoint takes its time, which is none of the window's
+        try:
+            if endpoint is not None:
+                exporter = serving.enter_context(Exporter(measuring.read, port=endpoint[0], host=endpoint[1]))
+                note(f"serving {exporter.url}" + ("" if command else "; Ctrl-C ends it"))
+            with live or nullcontext():
+                exit_code = run_child(command, stdout=stdout) if command else wait_for_signal()
+        finally:
+            measurement = measuring.end()
+    if live is not None:
+        live.finish(measurement)
+    return measurement, exit_code

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters import Meter
-from budjoule.energy.window import Window
+from budjoule.energy.windows.window import Window
 
 
 def measure(

@@ -13,7 +13,7 @@ from budjoule.training.ledger.reservation import Reservation
 if TYPE_CHECKING:
     from budjoule.energy.estimate import Estimate
     from budjoule.energy.meters import Meter
-    from budjoule.energy.window import Window
+    from budjoule.energy.windows.window import Window
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class _Counter:
         self._auto = meter == "auto"
         if meter is None:
             return
-        from budjoule.energy.meters.choose import choose
+        from budjoule.energy.windows.choose import choose
 
         choice = choose(None if self._auto else meter)
         if self._auto and choice.watch.meter.source != "measured":
@@ -176,6 +176,6 @@ class _Counter:
         """An open window; None where nothing measures."""
         if self._meter is None:
             return None
-        from budjoule.energy.window import Window
+        from budjoule.energy.windows.window import Window
 
         return Window("block", meter=None if self._auto else self._meter).begin()

@@ -23,6 +23,9 @@ def render_measurements(records: Sequence[MeasurementFile], console: Console) ->
         console.print(Text(clean(record.label or "measurement"), style="bold"))
         grid = Table.grid(padding=(0, 2))
         grid.add_row("energy", Text(show(record.energy_j, "J"), style="bold green"), interval(document, "energy", "J"))
+        if record.net_energy_j is not None:
+            above = f"above an idle of {show(record.idle_w, 'W')}, {interval(document, 'net_energy', 'J')}"
+            grid.add_row("net", show(record.net_energy_j, "J"), above)
         grid.add_row("time", show(record.duration_s, "s"), "")
         grid.add_row("power", show(record.power_w, "W"), "mean")
         grid.add_row("source", clean(record.source or "-"), clean(record.method or "-"))

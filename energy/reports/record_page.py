@@ -40,6 +40,7 @@ def _window(record: MeasurementFile, *, several: bool) -> dict[str, Any]:
         "source": f"{record.source or 'no source'}: {record.method or 'no meter'}",
         "facts": [
             Fact(label="energy", value=show(record.energy_j, "J"), detail=interval(document, "energy", "J")),
+            *_net(record, document),
             Fact(label="time", value=show(record.duration_s, "s")),
             Fact(label="mean power", value=show(record.power_w, "W")),
         ],
@@ -56,6 +57,13 @@ def _window(record: MeasurementFile, *, several: bool) -> dict[str, Any]:
         ],
         "notes": record.notes,
     }
+
+
+def _net(record: MeasurementFile, document: dict[str, Any]) -> list[Fact]:
+    if record.net_energy_j is None:
+        return []
+    label = f"net of an idle of {show(record.idle_w, 'W')}"
+    return [Fact(label=label, value=show(record.net_energy_j, "J"), detail=interval(document, "net_energy", "J"))]
 
 
 def _domains(record: MeasurementFile) -> BarChart:

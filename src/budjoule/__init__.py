@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile
     from budjoule.energy.errors import BudgetExhausted, BudjouleError
     from budjoule.energy.estimate import Estimate, estimate
-    from budjoule.energy.idle import measure_idle
     from budjoule.energy.measure import measure
     from budjoule.energy.measurement import Measurement
     from budjoule.energy.predict import predict
     from budjoule.energy.trace import trace
     from budjoule.energy.units import joules
+    from budjoule.energy.windows.idle import measure_idle
     from budjoule.energy.workload import OpCost, Workload
     from budjoule.training.ledger.ledger import Ledger
     from budjoule.training.run import train
@@ -37,7 +37,7 @@ _HOME = {
     "DeviceSpec": "energy.device",
     "load_profile": "energy.device",
     "measure": "energy.measure",
-    "measure_idle": "energy.idle",
+    "measure_idle": "energy.windows.idle",
     "Measurement": "energy.measurement",
     "joules": "energy.units",
     "BudjouleError": "energy.errors",

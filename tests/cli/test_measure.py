@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from budjoule.cli.measure import _unmet
+from budjoule.cli.measured import unmet
 from budjoule.energy.measurement import Measurement
 
 KEYS = {
@@ -100,7 +101,7 @@ def test_measure_refusal_has_the_keys_of_a_measurement() -> None:
     measured = Measurement(
         energy_j=0, energy_low_j=0, energy_high_j=0, duration_s=0, domains={}, source="measured", method=""
     )
-    assert set(_unmet("")) == set(measured.to_dict()) | {"exit_code"}
+    assert set(unmet("")) == set(measured.to_dict()) | {"exit_code"}
 
 
 def test_measure_command_killed_by_a_signal_ends_as_a_shell_would_say(tmp_path: Path) -> None:
@@ -135,6 +136,8 @@ def test_measure_passes_signals_on_and_still_reports(tmp_path: Path, number: sig
         ((), 2, "no command to measure"),
         (("--jsn", "--", "true"), 2, "unknown option '--jsn'"),
         (("--meter", "rapple", "--", "true"), 2, "no meter 'rapple'"),
+        (("--idle", "12 J", "--", "true"), 2, "unknown unit 'J' in '12 J'"),
+        (("--serve", "1", "--host", "192.0.2.1", "--", "true"), 2, "cannot listen on 192.0.2.1 port 1"),
         (("-o", "/no/such/folder/m.json", "--", "true"), 1, "cannot write /no/such/folder/m.json"),
     ],
 )
@@ -169,3 +172,55 @@ def test_measure_shows_live_power_on_stderr_and_logs_rows_that_add_up(tmp_path: 
     assert sum(float(row["energy_j"]) for row in rows) == pytest.approx(document["energy_j"], rel=1e-6)
     assert float(rows[-1]["elapsed_s"]) == pytest.approx(document["duration_s"], rel=1e-6)
     assert len([line for line in done.stderr.splitlines() if "so far (estimated)" in line]) == len(rows)
+
+
+def test_measure_tells_what_came_on_top_of_an_idle_machine(powercap: Path) -> None:
+    counter = powercap / "class" / "powercap" / "intel-rapl:0" / "energy_uj"
+    work = ("sh", "-c", f"echo 4500000 > {counter}")
+    document = json.loads(budjoule("measure", "--json", "--idle", "0 W", "--", *work, root=powercap).stdout)
+    assert document["idle_w"] == 0.0
+    assert document["net_energy_j"] == document["energy_j"] == pytest.approx(3.5)
+    counter.write_text("1000000")
+    done = budjoule("measure", "--idle", "10 ms", "--", *work, root=powercap)
+    assert "measuring the idle machine for 10.0 ms" in done.stderr
+    assert "above an idle of" in done.stdout
+
+
+def test_measure_serves_prometheus_until_it_is_interrupted(powercap: Path) -> None:
+    counter = powercap / "class" / "powercap" / "intel-rapl:0" / "energy_uj"
+    command = [sys.executable, "-m", "budjoule", "measure", "--json", "--serve", "0"]
+    with subprocess.Popen(
+        command, env=bare(powercap), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        url = line.removeprefix("serving ").partition(";")[0]
+        assert url.startswith("http://127.0.0.1:")
+        counter.write_text("3000000")
+        with urllib.request.urlopen(url, timeout=30) as reply:
+            text = reply.read().decode()
+        process.terminate()
+        stdout, _ = process.communicate(timeout=60)
+    assert 'budjoule_energy_joules_total{source="measured"} 2.0' in text
+    assert process.returncode == 0
+    assert json.loads(stdout)["energy_j"] == pytest.approx(2.0)
+
+
+def test_measure_serves_prometheus_while_a_command_runs(powercap: Path) -> None:
+    scrape = (
+        "import sys, urllib.request; print(urllib.request.urlopen(sys.stdin.readline().split()[1]).read().decode())"
+    )
+    command = [sys.executable, "-m", "budjoule", "measure", "--serve", "0", "--", sys.executable, "-c", scrape]
+    with subprocess.Popen(
+        command,
+        env=bare(powercap),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        stdout, _ = process.communicate(line, timeout=60)
+    assert "budjoule_domain_energy_joules_total" in stdout
+    assert process.returncode == 0

@@ -15,7 +15,7 @@ from budjoule.energy.errors import MeterError, UsageError
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters.meter import Domain
 from budjoule.energy.meters.replay import ReplayMeter
-from budjoule.energy.window import Window
+from budjoule.energy.windows.window import Window
 
 
 class CounterMeter:
@@ -189,7 +189,7 @@ def test_measure_names_the_meters_there_are() -> None:
 
 
 def test_measure_sees_a_tree_that_appears_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("budjoule.energy.meters.choose._FALLBACK_AGE_S", 0.0)
+    monkeypatch.setattr("budjoule.energy.windows.choose._FALLBACK_AGE_S", 0.0)
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with bj.measure() as before:

@@ -8,7 +8,7 @@ import pytest
 import budjoule as bj
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.battery import open_battery
-from budjoule.energy.meters.watch import Watch
+from budjoule.energy.windows.watch import Watch
 
 
 def battery(root: Path, name: str = "BAT0", **files: object) -> Path:

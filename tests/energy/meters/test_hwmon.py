@@ -9,7 +9,7 @@ import pytest
 import budjoule as bj
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.hwmon import open_hwmon
-from budjoule.energy.meters.watch import Watch
+from budjoule.energy.windows.watch import Watch
 
 
 def chip(root: Path, number: int, name: str, **files: object) -> Path:
@@ -29,8 +29,8 @@ def orin_nano(root: Path) -> Path:
 
 
 def energies_j(root: Path, clock: Any, duration_s: float = 1.0) -> tuple[dict[str, float], tuple[str, ...]]:
-    from budjoule.energy.meters.choose import Choice
-    from budjoule.energy.meters.result import result
+    from budjoule.energy.windows.choose import Choice
+    from budjoule.energy.windows.result import result
 
     watch = Watch(open_hwmon(root), clock=clock, attended=False)
     begin = watch.begin()

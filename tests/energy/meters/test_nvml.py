@@ -10,7 +10,7 @@ import pytest
 import budjoule as bj
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.nvml import open_nvml
-from budjoule.energy.meters.watch import Watch
+from budjoule.energy.windows.watch import Watch
 
 
 class NotSupportedError(Exception):

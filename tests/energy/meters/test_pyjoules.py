@@ -13,7 +13,7 @@ from budjoule.energy.errors import MeterError
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters.pyjoules import PyJoulesMeter, to_trace
 from budjoule.energy.meters.rapl import open_rapl
-from budjoule.energy.meters.watch import Watch
+from budjoule.energy.windows.watch import Watch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"

@@ -8,8 +8,8 @@ import pytest
 
 import budjoule as bj
 from budjoule.energy.errors import MeterError
-from budjoule.energy.meters.choose import choose
 from budjoule.energy.meters.rapl import find_zones, open_rapl, thermal_design_power_w
+from budjoule.energy.windows.choose import choose
 
 
 def test_rapl_adds_packages_and_dram_and_shows_the_cores(tree: Any) -> None:
@@ -95,7 +95,7 @@ def test_rapl_window_across_a_wrap_is_exact(tree: Any) -> None:
 
 
 def test_rapl_follows_several_wraps_in_one_window(tree: Any, clock: Any) -> None:
-    from budjoule.energy.meters.watch import Watch
+    from budjoule.energy.windows.watch import Watch
 
     tree.zone("intel-rapl:0", "package-0", 0, range_uj=1_000_000_000)
     watch = Watch(open_rapl(tree.root), clock=clock, attended=False)

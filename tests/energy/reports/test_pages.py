@@ -167,3 +167,15 @@ def test_measurement_page_names_source_and_domains(tmp_path: Path) -> None:
     assert_loads_nothing(page, text)
     assert "measured: RAPL" in page.text
     assert ATTACK in page.text
+    assert not any("net of an idle" in part for part in page.text)
+
+
+def test_measurement_with_idle_tells_its_net_energy_on_page_and_console(tmp_path: Path) -> None:
+    record = {"schema": "budjoule.measurement/1", "energy_j": 12.0, "duration_s": 2.0, "power_w": 6.0, "idle_w": 2.0}
+    record |= {"net_energy_j": 8.0, "net_energy_low_j": 7.0, "net_energy_high_j": 9.0}
+    (tmp_path / "m.json").write_text(json.dumps(record))
+    page, _ = page_of(tmp_path / "m.json")
+    assert any("net of an idle" in part for part in page.text)
+    text = REPORTERS["console"](load_records([tmp_path / "m.json"]))
+    assert "8.00 J" in text
+    assert "above an idle of 2.00 W, 90 % interval 7.00 J to 9.00 J" in text

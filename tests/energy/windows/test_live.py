@@ -8,7 +8,7 @@ import pytest
 
 from budjoule.energy.errors import RunError, UsageError
 from budjoule.energy.measurement import Measurement
-from budjoule.energy.meters.live import CsvLog, Live, Sample
+from budjoule.energy.windows.live import CsvLog, Live, Sample
 
 
 def so_far(duration_s: float, package_j: float, dram_j: float) -> Measurement:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budjoule.energy.meters.counter import Counter, poll_s
 from budjoule.energy.meters.meter import Domain
+from budjoule.energy.windows.counter import Counter, poll_s
 
 
 def package(**changes: object) -> Domain:

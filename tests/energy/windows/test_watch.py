@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from budjoule.energy.meters.meter import Domain
-from budjoule.energy.meters.watch import Attendant, Watch
+from budjoule.energy.windows.watch import Attendant, Watch
 
 PACKAGE = Domain(name="package-0", range_j=262_143.0)
 

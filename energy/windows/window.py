@@ -10,9 +10,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 from budjoule.energy.errors import MeterError, UsageError
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters import Meter
-from budjoule.energy.meters.choose import Choice, choose, forget
-from budjoule.energy.meters.result import result
-from budjoule.energy.meters.watch import Stamp
+from budjoule.energy.windows.choose import Choice, choose, forget
+from budjoule.energy.windows.result import result
+from budjoule.energy.windows.watch import Stamp
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +42,7 @@ class Window:
         self._synchronize = synchronize
         self._idle = None
         if idle is not None:
-            from budjoule.energy.idle import idle_of
+            from budjoule.energy.windows.idle import idle_of
 
             self._idle = idle_of(idle)
         self._on_end = on_end

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from budjoule.energy.measurement import Idle, Measurement
-from budjoule.energy.meters.choose import Choice
 from budjoule.energy.meters.meter import Domain
-from budjoule.energy.meters.tree import Span, faults, span, summed
-from budjoule.energy.meters.watch import Stamp
+from budjoule.energy.windows.choose import Choice
+from budjoule.energy.windows.tree import Span, faults, span, summed
+from budjoule.energy.windows.watch import Stamp
 
 
 def result(

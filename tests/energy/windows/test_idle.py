@@ -29,13 +29,23 @@ def test_net_energy_is_gross_less_idle_and_both_are_told() -> None:
     m = window(100.0, idle=Idle(3.0, 2.5, 3.5))
     assert (m.energy_j, m.net_energy_j) == (100.0, 70.0)
     assert (m.net_energy_low_j, m.net_energy_high_j) == (98.0 - 35.0, 102.0 - 25.0)
-    assert {"idle_w": 3.0, "net_energy_j": 70.0, "net_energy_low_j": 63.0, "net_energy_high_j": 77.0}.items() <= m.to_dict().items()
+    assert {
+        "idle_w": 3.0,
+        "net_energy_j": 70.0,
+        "net_energy_low_j": 63.0,
+        "net_energy_high_j": 77.0,
+    }.items() <= m.to_dict().items()
 
 
 def test_net_energy_is_never_negative_and_unknown_without_idle() -> None:
     assert window(10.0, idle=Idle(3.0, 2.5, 3.5)).net_energy_j == 0.0
     bare = window(10.0, idle=None)
-    assert (bare.net_energy_j, bare.net_energy_low_j, bare.net_energy_high_j, bare.to_dict()["idle_w"]) == (None, None, None, None)
+    assert (bare.net_energy_j, bare.net_energy_low_j, bare.net_energy_high_j, bare.to_dict()["idle_w"]) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_idle_measured_at_rest_is_taken_off_later_windows() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from budjoule.energy.meters.counter import Mark
 from budjoule.energy.meters.meter import Domain
-from budjoule.energy.meters.tree import Span, faults, span, summed
+from budjoule.energy.windows.counter import Mark
+from budjoule.energy.windows.tree import Span, faults, span, summed
 
 BEGIN = Mark(0.0, 0.0, 0, 0, 0, 0, 0.0)
 

@@ -10,8 +10,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from budjoule.energy.meters.counter import Counter, Mark, poll_s
 from budjoule.energy.meters.meter import Meter
+from budjoule.energy.windows.counter import Counter, Mark, poll_s
 
 
 class Stamp(NamedTuple):

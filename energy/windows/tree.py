@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from budjoule.energy.meters.counter import Mark
 from budjoule.energy.meters.meter import Domain
+from budjoule.energy.windows.counter import Mark
 
 _FEW_UPDATES = 10
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from budjoule.energy.errors import MeterError, UsageError
 from budjoule.energy.meters import METERS, Meter
-from budjoule.energy.meters.together import Together
-from budjoule.energy.meters.watch import Watch
+from budjoule.energy.windows.together import Together
+from budjoule.energy.windows.watch import Watch
 
 # Meters that stand beside each other come in one group; the first group with a meter wins.
 AUTOMATIC = (("rapl", "nvml"), ("hwmon",), ("battery",))
