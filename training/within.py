@@ -20,7 +20,6 @@ T = TypeVar("T")
 BLOCK_S = 1.0  # a commit that is safe from power cuts takes about 4 ms; a block this long makes that 0.4 %
 COUNTER_STEPS = 20  # a block this many counter steps long is measured to about 5 %
 _GROWTH = 4  # a block may be so many times the last one, whose steps may have been slow from warming up
-_MARGIN = 1.1  # what the next block may cost over the worst one measured of late
 
 
 def within(
@@ -104,11 +103,12 @@ def _blocks(
     steps = block_steps or max(1, int(counter.block_s / cost.duration_s) if cost.duration_s else 1)
     batches = iter(loader)
     while True:
-        ratio = ledger.measured_ratio(cause)
-        upper_j = max(cost.upper_j, _MARGIN * ratio * cost.expected_j if ratio > 1 else 0.0)
-        reservation, steps_held = _reserve(ledger, cost.expected_j, upper_j, steps, cause)
-        if reservation is None:
+        upper_j = ledger.widened_j(cost.upper_j, cost.expected_j, cause)
+        try:
+            reservation = ledger.reserve(steps * upper_j, cause, least_j=upper_j)
+        except BudgetExhausted:
             return
+        steps_held = min(steps, int(reservation.upper_j / upper_j * (1 + 1e-9))) if upper_j else steps
         ran, began_s = 0, time.monotonic()
         window = counter.begin()
         try:
@@ -125,22 +125,6 @@ def _blocks(
         if block_steps is None:
             each_s = (time.monotonic() - began_s) / ran
             steps = max(1, min(_GROWTH * steps, int(counter.block_s / each_s) if each_s > 0 else _GROWTH * steps))
-
-
-def _reserve(
-    ledger: Ledger, expected_j: float, upper_j: float, steps: int, cause: str
-) -> tuple[Reservation | None, int]:
-    """A reservation for up to `steps` steps, as many as fit; None if not even one does."""
-    while steps > 0:
-        fitting = steps if upper_j <= 0 else min(steps, int(ledger.remaining_j / upper_j * (1 + 1e-12)))
-        try:
-            return ledger.reserve(max(fitting, 1) * upper_j, cause, expected_j=max(fitting, 1) * expected_j), max(
-                fitting, 1
-            )
-        except BudgetExhausted:
-            # Rounding, or another process was faster: fewer steps, down to none.
-            steps = fitting // 2
-    return None, 0
 
 
 def _commit(reservation: Reservation, ran: int, expected_j: float, window: "Window | None", idle_w: float) -> None:

@@ -71,7 +71,7 @@ def open_battery(root: Path | None = None, *, opener: Opener = os.open) -> Batte
         MeterError: There is no battery, it is not discharging, or its gauge cannot be read or trusted.
     """
     root = root or sysfs_root()
-    folders = _batteries(root)
+    folders = battery_folders(root)
     if not folders:
         raise MeterError(f"no battery under {root}/class/power_supply")
     gauges = []
@@ -93,7 +93,8 @@ def open_battery(root: Path | None = None, *, opener: Opener = os.open) -> Batte
     return BatteryMeter(gauges)
 
 
-def _batteries(root: Path) -> list[Path]:
+def battery_folders(root: Path) -> list[Path]:
+    """The machine's own batteries, not those of a mouse or headset."""
     try:
         folders = sorted((root / "class" / "power_supply").iterdir())
     except OSError:

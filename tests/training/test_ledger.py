@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import BudgetExhausted, LedgerError
-from budjoule.training.ledger.ledger import CAUSES, Ledger
+from budjoule.training.ledger.entries import CAUSES
+from budjoule.training.ledger.ledger import Ledger
 
 NANO = 1_000_000_000
 
@@ -187,6 +188,30 @@ def test_a_new_ledger_needs_a_budget_and_a_refusal_makes_no_file(tmp_path):
         assert ledger.remaining_j == 1
 
 
+def test_least_takes_what_remains_but_no_less(ledger):
+    assert ledger.reserve(60, least_j=10).upper_j == 60
+    assert ledger.reserve(60, least_j=10).upper_j == 40
+    with pytest.raises(BudgetExhausted, match=r"10\.0 J asked"):
+        ledger.reserve(60, least_j=10)
+    assert ledger.reserve(60, least_j=0).upper_j == 0
+    assert ledger.reserved_j == 100
+
+
+def test_rolling_over_commits_and_holds_at_once(ledger):
+    first = ledger.reserve(70, "uplink", expected_j=40)
+    with pytest.raises(BudgetExhausted, match=r"80\.0 J asked of .*, 40\.0 J left"):
+        ledger.roll_over(first, 60, 80)
+    assert (ledger.spent_j, ledger.reserved_j) == (0, 70)  # all or nothing
+    second = ledger.roll_over(first, 60, 80, least_j=1, measured=True)
+    assert (second.upper_j, second.cause) == (40, "uplink")
+    assert (ledger.spent_j, ledger.reserved_j, ledger.measured_j) == (60, 40, 60)
+    assert ledger.measured_ratio("uplink") == 1.5
+    with pytest.raises(LedgerError, match="settled already"):
+        ledger.roll_over(first, 1, 1)
+    second.release()
+    assert_sum(ledger)
+
+
 def test_a_closed_ledger_says_so(ledger):
     reservation = ledger.reserve(1)
     ledger.close()
@@ -216,6 +241,53 @@ def test_the_file_is_written_ahead_and_synchronised(tmp_path):
         assert pragma("journal_mode") == "wal"
         assert pragma("synchronous") == 2
         assert pragma("foreign_keys") == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["reserve", "commit", "release", "roll", "leave"]), st.floats(0, 1)
+        ),
+        max_size=40,
+    )
+)
+def test_any_interleaving_of_several_holders_of_one_file_keeps_the_sum(tmp_path_factory, steps):
+    """Each holder has a connection of its own, as a process has; `leave` is one that dies with what it holds."""
+    path = tmp_path_factory.mktemp("turns") / "l.db"
+    holders = [Ledger.open(path, budget_j=100) for _ in range(3)]
+    held, left, spent_nj = [[], [], []], 0, 0
+    for who, what, share in steps:
+        ledger, own = holders[who], held[who]
+        try:
+            if what == "reserve":
+                own.append(ledger.reserve(60 * share, CAUSES[who]))
+            elif what == "leave":
+                left += sum(round(one.upper_j * NANO) for one in own)
+                own.clear()
+                ledger.close()
+                holders[who] = Ledger.open(path)
+            elif own and what == "roll":
+                ended, actual_j = own[0], own[0].upper_j * share
+                own[0] = ledger.roll_over(ended, actual_j, 60 * share, least_j=30 * share)
+                spent_nj += math.ceil(actual_j * NANO * (1 - 2**-48))
+            elif own and what == "commit":
+                actual_j = own[0].upper_j * share
+                own.pop(0).commit(actual_j)
+                spent_nj += math.ceil(actual_j * NANO * (1 - 2**-48))
+            elif own:
+                own.pop(0).release()
+        except BudgetExhausted:
+            pass
+        for one in holders:
+            assert_sum(one)
+            assert books(one)[1:3] == [
+                spent_nj,
+                left + sum(round(reservation.upper_j * NANO) for own in held for reservation in own),
+            ]
+            assert one.overspent_j == 0
+    for one in holders:
+        one.close()
 
 
 amounts = st.one_of(st.just(0.0), st.floats(0, 60), st.floats(0, 1e-6), st.integers(0, 50).map(float))

@@ -107,6 +107,64 @@ print(spent)
         assert ledger.reserved_j == 0
 
 
+# Spends at random, honestly, and says what it was told was done; dies by its own hand before a random statement.
+KILLED_AT_RANDOM = """
+import os, random, signal, sys
+from budjoule.energy.errors import BudgetExhausted
+from budjoule.training.ledger.ledger import Ledger
+draw, ledger = random.Random(int(sys.argv[2])), Ledger.open(sys.argv[1])
+life = draw.randrange(20, 200)
+def tick(statement):
+    global life
+    life -= 1
+    if life < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+ledger._books.connection().set_trace_callback(tick)
+held = []
+while True:
+    try:
+        if held and draw.random() < 0.4:
+            amount = held[0].upper_j * draw.random()
+            held[0] = ledger.roll_over(held[0], amount, draw.random(), least_j=0.0)
+        elif held and draw.random() < 0.6:
+            one = held.pop(draw.randrange(len(held)))
+            amount = one.upper_j * draw.random()
+            one.commit(amount)
+        else:
+            held.append(ledger.reserve(draw.random()))
+            continue
+        os.write(1, f"{amount!r} ".encode())
+    except BudgetExhausted:
+        held and held.pop().release()
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_processes_killed_at_random_among_each_other_keep_the_sum_and_the_budget(tmp_path, seed):
+    path = tmp_path / "l.db"
+    Ledger.open(path, budget_j=8).close()
+    racing = [
+        subprocess.Popen(
+            [sys.executable, "-c", KILLED_AT_RANDOM, str(path), str(10 * seed + number)], stdout=subprocess.PIPE
+        )
+        for number in range(3)
+    ]
+    told_j = sum(float(amount) for process in racing for amount in process.communicate()[0].split())
+    assert [process.returncode for process in racing] == [-signal.SIGKILL] * 3
+    with Ledger.open(path) as ledger:  # which checks that the rows add up to the sums
+        balance = ledger.balance()
+        assert balance.spent_j + balance.reserved_j <= 8
+        assert balance.overspent_j == 0
+        # Each process may have died between a commit and saying so: at most one spend of 1 J each is not told.
+        assert told_j - 1e-6 <= balance.spent_j <= told_j + 3
+        left = ledger.abandoned()
+        assert sum(one.upper_j for one in left) == pytest.approx(balance.reserved_j)
+        for one in left:
+            one.commit(one.upper_j)
+        assert ledger.spent_j == pytest.approx(balance.spent_j + balance.reserved_j)
+        assert ledger.spent_j <= 8
+
+
 def test_threads_sharing_a_ledger_never_pass_the_budget(tmp_path):
     sums, faults = [], []
     with Ledger.open(tmp_path / "l.db", budget_j=60) as ledger:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from budjoule.energy.device_state import DeviceState
 from budjoule.energy.errors import BudgetExhausted, LedgerError
 from budjoule.training.ledger.ledger import Ledger
 
@@ -101,7 +102,91 @@ def test_the_period_is_kept_and_changed_only_if_asked_for(tmp_path, ledger, cloc
         assert hourly.remaining_j == 10
 
 
-@pytest.mark.parametrize("period_s", [0, -1, float("nan"), float("inf"), "1 h"])
+class Phone:
+    """A device whose state a test sets."""
+
+    def __init__(self, battery_frac, plugged=False):
+        self.state = DeviceState(battery_frac=battery_frac, plugged=plugged)
+
+    def __call__(self):
+        return self.state
+
+    def set(self, battery_frac, plugged):
+        self.state = DeviceState(battery_frac=battery_frac, plugged=plugged)
+
+
+def test_a_budget_a_charge_comes_back_once_the_battery_was_full_and_not_before(tmp_path, clock):
+    phone = Phone(0.5)
+    with Ledger.open(tmp_path / "l.db", budget_j=10, per_charge=True, device=phone) as ledger:
+        ledger.reserve(10).commit(7)
+        for battery_frac, plugged, remaining_j in [
+            (0.5, True, 3),  # a minute on the charger is no charge
+            (0.6, False, 3),
+            (0.94, True, 3),
+            (0.96, True, 10),
+            (0.99, True, 10),
+        ]:
+            clock[0] += 60
+            phone.set(battery_frac, plugged)
+            assert ledger.remaining_j == remaining_j
+        ledger.reserve(4).commit(4)  # spent on the charger, whose trickle gives nothing back a second time
+        phone.set(0.94, True)
+        assert ledger.remaining_j == 6
+        phone.set(1.0, True)
+        assert ledger.remaining_j == 6
+        clock[0] += 60
+        phone.set(0.9, False)
+        assert ledger.remaining_j == 6
+        phone.set(1.0, True)
+        assert ledger.remaining_j == 10
+        assert [sum(period.spent_by_cause_j.values()) for period in ledger.periods()] == [7, 4]
+
+
+def test_the_battery_floor_holds_every_reservation_back_and_lets_what_runs_be_settled(tmp_path):
+    phone, path = Phone(0.3), tmp_path / "l.db"
+    with Ledger.open(path, budget_j=10, floor_frac=0.25, device=phone) as ledger:
+        running = ledger.reserve(2)
+        phone.set(0.249, True)
+        with pytest.raises(BudgetExhausted, match=r"the battery is at 25% and .* spends nothing below 25%; charge it"):
+            ledger.reserve(0)
+        with pytest.raises(BudgetExhausted, match="the battery is at"):
+            ledger.roll_over(running, 1, 1)
+        running.commit(1)
+        assert (ledger.spent_j, ledger.reserved_j, ledger.remaining_j) == (1, 0, 9)
+        phone.set(0.25, False)
+        ledger.reserve(2).release()
+    with Ledger.open(path, device=Phone(0.2)) as again, pytest.raises(BudgetExhausted):
+        again.reserve(1)
+    with Ledger.open(path, device=Phone(None)) as mains:
+        mains.reserve(1)
+
+
+def test_terms_are_kept_shown_and_changed_only_if_asked_for(tmp_path):
+    path, phone = tmp_path / "l.db", Phone(0.5)
+    Ledger.open(path, budget_j=10, per_charge=True, floor_frac=0.2, device=phone).close()
+    Ledger.open(path, budget_j=10, floor_frac=0.2, device=phone).close()
+    with pytest.raises(LedgerError, match=r"10\.0 J a charge above 20% of the battery, not 10\.0 J a charge;"):
+        Ledger.open(path, floor_frac=0, device=phone)
+    with Ledger.open(path, per_charge=False, floor_frac=0, change_budget=True, device=Phone(0.1)) as ledger:
+        ledger.reserve(1)
+
+
+@pytest.mark.parametrize(
+    ("terms", "reason"),
+    [
+        ({"floor_frac": 1}, "floor is 1"),
+        ({"floor_frac": -0.1}, "floor is -0.1"),
+        ({"period_s": 60, "per_charge": True}, "every 1 min or a charge; give one"),
+        ({"per_charge": True}, "no battery that can be read"),
+    ],
+)
+def test_terms_that_cannot_be_kept_make_no_file(tmp_path, terms, reason):
+    with pytest.raises(LedgerError, match=reason):
+        Ledger.open(tmp_path / "l.db", budget_j=1, device=Phone(None), **terms)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("period_s", [-1, float("nan"), float("inf"), "1 h"])
 def test_a_length_that_is_none_is_refused_before_a_file_is_made(tmp_path, period_s):
     with pytest.raises(LedgerError, match="the period is"):
         Ledger.open(tmp_path / "l.db", budget_j=1, period_s=period_s)

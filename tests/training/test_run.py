@@ -109,10 +109,27 @@ def test_a_profile_that_lies_is_overspent_in_the_open(
         return [dataclasses.replace(member, link_truth=3.0) for member in honest(config)]
 
     monkeypatch.setattr(build, "draw_fleet", lying)
-    summary = train(small, output=tmp_path / "run").summary
+    summary = train(small, output=tmp_path / "run", overrides=["budget.energy=30 J"]).summary
     assert summary["overspent_clients"] > 0
     for row in summary["by_client"]:
         assert row["overspent_j"] == pytest.approx(max(0.0, row["spent_j"] - row["budget_j"]))
+
+
+def test_a_profile_that_lies_is_found_out_by_the_first_reading(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the budget outlasts the first reading, every later reservation is wide enough, and nobody overspends."""
+    honest = build.draw_fleet
+
+    def lying(config: Any) -> Any:
+        return [dataclasses.replace(member, link_truth=3.0, compute_truth=2.0) for member in honest(config)]
+
+    monkeypatch.setattr(build, "draw_fleet", lying)
+    summary = train(small, output=tmp_path / "run").summary
+    assert summary["overspent_clients"] == 0
+    assert summary["sends"] >= 6
+    for row in summary["by_client"]:
+        assert 36 < row["spent_j"] <= row["budget_j"]
 
 
 def test_a_data_plan_is_a_second_budget(small: dict[str, Any], run_bits: Bits) -> None:

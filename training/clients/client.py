@@ -15,6 +15,7 @@ from budjoule.training.clients.fleet import Member
 from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.frame import size_upper_bytes
 from budjoule.training.compression.update import Layout, Vector
+from budjoule.training.ledger.account import widened_j
 from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.links.link_state import LinkState
 from budjoule.training.links.links import Link
@@ -126,6 +127,7 @@ class Client:
         self._link_state = link_state
         self._down_bytes = size_upper_bytes(terms.layout, terms.broadcast)
         self._up_bytes = size_upper_bytes(terms.layout, terms.compressor)
+        self._ratios: dict[str, float] = {}
 
     @property
     def block_duration_s(self) -> float:
@@ -165,7 +167,7 @@ class Client:
 
     def block_upper_j(self) -> float:
         """The most that a block costs: the wider of the estimate's interval and the stated error, and the idle floor. [J]"""
-        return max(self._cost.upper_j, self._upper_j(self._cost.energy_j)) + self._awake_j(self.block_duration_s)
+        return self._block_energy_upper_j() + self._awake_j(self.block_duration_s)
 
     def block_start_s(self, now_s: float) -> float:
         """When the next block may begin: one a slot. [s]"""
@@ -180,7 +182,9 @@ class Client:
             return False  # a task sends once at most, so seeing to the largest frame here keeps the plan
         down = self.download(now_s, size_bytes)
         end_s = self.block_start_s(now_s + down.duration_s) + self.block_duration_s
-        needed_j = self._upper_j(down.energy_j) + down.awake_j + self.block_upper_j() + self._flush_upper_j()
+        needed_j = (
+            self._upper_j(down.energy_j, "downlink") + down.awake_j + self.block_upper_j() + self._flush_upper_j()
+        )
         return end_s <= self._terms.horizon_s and needed_j <= self.ledger.remaining_j
 
     def can_train_on(self, now_s: float, offer: Offer) -> bool:
@@ -198,7 +202,8 @@ class Client:
             self._up_bytes, self._down_bytes, rate_frac=rate / self._link.rate_down_bit_per_s
         )
         answer_s = self._link.download_duration_s(self._down_bytes, rate_bit_per_s=rate, awake=True)
-        upper_j = self._upper_j(up.energy_j + answer_j) + up.awake_j + self._awake_j(answer_s)
+        upper_j = self._upper_j(up.energy_j, "uplink") + self._upper_j(answer_j, "downlink")
+        upper_j += up.awake_j + self._awake_j(answer_s)
         return Offer(
             slot=int(now_s / slot_s + 1e-9),
             slots=max(1, int(self._terms.horizon_s / slot_s + 1e-9)),
@@ -216,7 +221,7 @@ class Client:
     def can_flush(self, now_s: float) -> bool:
         """Whether what was learnt can still be sent, without waiting for an answer."""
         up = self.upload(now_s, self._up_bytes)
-        return self._upper_j(up.energy_j) + up.awake_j <= self.ledger.remaining_j
+        return self._upper_j(up.energy_j, "uplink") + up.awake_j <= self.ledger.remaining_j
 
     def pay_download(self, now_s: float, size_bytes: int) -> float:
         """Book a model's way down; returns its duration. [s]
@@ -225,7 +230,8 @@ class Client:
             BudgetExhausted: It does not fit what is left; nothing was booked.
         """
         down = self.download(now_s, size_bytes)
-        self._pay(self._upper_j(down.energy_j), down.energy_j * self.member.link_truth, "downlink", down.awake_j)
+        reading_j = down.energy_j * self.member.link_truth
+        self._pay("downlink", down.energy_j, self._upper_j(down.energy_j, "downlink"), reading_j, down.awake_j)
         self.state.downlink_bytes += size_bytes
         self._stay_awake(now_s + down.duration_s)
         return down.duration_s
@@ -238,7 +244,7 @@ class Client:
         """
         up = self.upload(now_s, size_bytes)
         energy_j = up.energy_j * self.member.link_truth
-        self._pay(self._upper_j(up.energy_j), energy_j, "uplink", up.awake_j)
+        self._pay("uplink", up.energy_j, self._upper_j(up.energy_j, "uplink"), energy_j, up.awake_j)
         self.state.uplink_bytes += size_bytes
         self._stay_awake(now_s + up.duration_s)
         return energy_j, up.duration_s
@@ -249,9 +255,9 @@ class Client:
         Raises:
             BudgetExhausted: It does not fit what is left; nothing was booked.
         """
-        upper_j = max(self._cost.upper_j, self._upper_j(self._cost.energy_j))
+        upper_j, awake_j = self._block_energy_upper_j(), self._awake_j(self.block_duration_s)
         self.state.last_block_j = self._cost.energy_j * self.member.compute_truth
-        self._pay(upper_j, self.state.last_block_j, "compute", self._awake_j(self.block_duration_s))
+        self._pay("compute", self._cost.energy_j, upper_j, self.state.last_block_j, awake_j)
 
     def delta(self) -> Vector:
         """What would be sent: learnt since the base, and what earlier sends left. Shape (n,)."""
@@ -283,8 +289,14 @@ class Client:
     def _rate(self, usual: float, now_s: float) -> float:
         return usual * self._link_state.rate_frac(now_s) / self.member.slowdown
 
-    def _upper_j(self, energy_j: float) -> float:
-        return energy_j * (1.0 + self._terms.error_frac)
+    def _upper_j(self, energy_j: float, cause: str) -> float:
+        """The most that a spend of an expected value may cost, as far as its own readings so far do not contradict it. [J]"""
+        if cause not in self._ratios:
+            self._ratios[cause] = self.ledger.measured_ratio(cause)
+        return widened_j(energy_j * (1.0 + self._terms.error_frac), self._ratios[cause] * energy_j)
+
+    def _block_energy_upper_j(self) -> float:
+        return max(self._cost.upper_j, self._upper_j(self._cost.energy_j, "compute"))
 
     def _awake_j(self, duration_s: float) -> float:
         """The idle floor for as long as only training keeps the device awake; its duration and power are known. [J]"""
@@ -294,13 +306,12 @@ class Client:
         """The most that one last send costs: radio asleep, link at its worst. [J]"""
         frac = self._link_state.lowest_rate_frac / self.member.slowdown
         duration_s = self._link.upload_duration_s(self._up_bytes, rate_bit_per_s=frac * self._link.rate_up_bit_per_s)
-        return self._upper_j(self._link.uplink_upper_j(self._up_bytes, lowest_rate_frac=frac)) + self._awake_j(
-            duration_s
-        )
+        energy_j = self._upper_j(self._link.uplink_upper_j(self._up_bytes, lowest_rate_frac=frac), "uplink")
+        return energy_j + self._awake_j(duration_s)
 
-    def _pay(self, upper_j: float, reading_j: float, cause: str, awake_j: float) -> None:
+    def _pay(self, cause: str, expected_j: float, upper_j: float, reading_j: float, awake_j: float) -> None:
         """Reserve a spend and the idle floor that goes with it, both or neither, and commit them."""
-        spend = self.ledger.reserve(upper_j, cause)
+        spend = self.ledger.reserve(upper_j, cause, expected_j=expected_j)
         if awake_j:
             try:
                 floor = self.ledger.reserve(awake_j, "idle")
@@ -309,6 +320,7 @@ class Client:
                 raise
             floor.commit(awake_j)
         spend.commit(reading_j, measured=True)
+        self._ratios.pop(cause, None)
 
     def _stay_awake(self, end_s: float) -> None:
         self.state.awake_until_s = max(self.state.awake_until_s, end_s + self._link.tail_s)

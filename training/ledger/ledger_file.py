@@ -22,7 +22,10 @@ CREATE TABLE IF NOT EXISTS account (
     budget_nj INTEGER NOT NULL CHECK (budget_nj >= 0),
     spent_nj INTEGER NOT NULL DEFAULT 0 CHECK (spent_nj >= 0),
     reserved_nj INTEGER NOT NULL DEFAULT 0 CHECK (reserved_nj >= 0),
-    period_s REAL,
+    period_s REAL NOT NULL,
+    per_charge INTEGER NOT NULL,
+    charged INTEGER NOT NULL DEFAULT 0,
+    floor_frac REAL NOT NULL,
     began_s REAL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS spend (

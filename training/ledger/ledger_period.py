@@ -1,15 +1,17 @@
-"""Budgets that come back: a ledger's account may begin a new period every so often, or when its owner says so.
+"""Budgets that come back: an account begins a new period every so often, when the battery was charged, or when told to.
 
 A new period starts with nothing spent. What is still reserved is carried over and counts against it; what the old period
 spent, overspending included, stays in the file's history.
 """
 
-import math
 import sqlite3
 from typing import NamedTuple
 
-from budjoule.energy.errors import LedgerError
+import budjoule.training.ledger.ledger_sql as sql
+from budjoule.energy.device_state import DeviceState
 from budjoule.training.ledger.ledger_file import NANO
+
+FULL_FRAC = 0.95  # a battery is charged from here; the last per cent take long, and many phones stop before them
 
 
 class Period(NamedTuple):
@@ -26,27 +28,43 @@ class Period(NamedTuple):
     spent_by_cause_j: dict[str, float]
 
 
-def checked_period_s(period_s: float | None) -> float | None:
-    """A period's length, or None for a budget that is given once. [s]
+class Turn(NamedTuple):
+    """What is due between two periods.
 
-    Raises:
-        LedgerError: It is no length.
+    Args:
+        begins_s: When the new period begins; None if none is due. [s]
+        charged: The battery has been charged since it last left the charger.
     """
-    if period_s is not None and not (isinstance(period_s, int | float) and 0 < period_s < math.inf):
-        raise LedgerError(f"the period is {period_s!r} s; give seconds above 0, or None")
-    return period_s
+
+    begins_s: float | None
+    charged: bool
 
 
-def is_over(began_s: float | None, period_s: float | None, now_s: float) -> bool:
-    """Whether a period has ended. A clock that was set back ends none."""
-    return period_s is not None and began_s is not None and now_s >= began_s + period_s
+def due(row: tuple[float, float, bool, bool], now_s: float, state: DeviceState | None) -> Turn | None:
+    """What to write now, from an account's `sql.PERIOD`; None for nothing.
+
+    Periods of a length follow each other without gaps, also over days without a spend; a clock that was set back ends
+    none. A charge counts once, when the battery is full on its charger, and again only after it has left the charger.
+    """
+    began_s, period_s, per_charge, charged = row
+    if period_s and now_s >= began_s + period_s:
+        return Turn(began_s + (now_s - began_s) // period_s * period_s, bool(charged))
+    if per_charge and state is not None and state.battery_frac is not None:
+        if state.plugged and state.battery_frac >= FULL_FRAC and not charged:
+            return Turn(now_s, True)
+        if not state.plugged and charged:
+            return Turn(None, False)
+    return None
 
 
-def renew_if_due(cursor: sqlite3.Cursor, account: int, now_s: float) -> None:
-    """Begin a new period if the last one is over: periods follow each other without gaps, also over days without a spend."""
-    began_s, period_s = cursor.execute("SELECT began_s, period_s FROM account WHERE id = ?", (account,)).fetchone()
-    if is_over(began_s, period_s, now_s):
-        renew(cursor, account, began_s + (now_s - began_s) // period_s * period_s)
+def turn(cursor: sqlite3.Cursor, account: int, now_s: float, state: DeviceState | None) -> None:
+    """Begin a new period if one is due."""
+    found = due(cursor.execute(sql.PERIOD, (account,)).fetchone(), now_s, state)
+    if found is None:
+        return
+    if found.begins_s is not None:
+        renew(cursor, account, found.begins_s)
+    cursor.execute("UPDATE account SET charged = ? WHERE id = ?", (found.charged, account))
 
 
 def renew(cursor: sqlite3.Cursor, account: int, now_s: float) -> None:

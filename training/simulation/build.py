@@ -14,7 +14,8 @@ from budjoule.training.clients.local import Workbench
 from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
-from budjoule.training.ledger.ledger import CAUSES, Ledger
+from budjoule.training.ledger.entries import CAUSES
+from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.links.link_state import parse_link_state
 from budjoule.training.links.links import load_link
 from budjoule.training.memory.predict import footprint
