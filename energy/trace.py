@@ -70,8 +70,8 @@ def trace(
     optimizer_cost(optimizer)
     dtype, lower = PRECISIONS[precision]
     recorder = FlowRecorder(precision) if fused else Recorder(precision)
-    on_device = AsOnDevice(lower)
-    own_steps = OwnSteps()
+    on_device = AsOnDevice(lower, recorder.notes)
+    own_steps = OwnSteps(recorder)
     training = mode == "training"
     args, kwargs = _prepared(inputs, dtype, recorder)
     modules = [model] if isinstance(model, nn.Module) else modules_of(model)
@@ -86,7 +86,7 @@ def trace(
             recorder.add_weights(t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_meta)
             with torch.set_grad_enabled(training), on_device, recorder:
                 output = model(*args, **kwargs)
-                stepped = bool(own_steps.rows) or any(p.grad is not None for p in parameters.values())
+                stepped = bool(own_steps.names) or any(p.grad is not None for p in parameters.values())
                 if training and (isinstance(model, nn.Module) or not stepped):  # a step may run its own backward passes
                     _backward(output, loss, recorder)
             trained = {name: p for name, p in parameters.items() if p.grad is not None}
@@ -108,9 +108,9 @@ def trace(
             replace(recorder.costs[i], module=module, phase=phase, calls=calls)
             for (i, module, phase), calls in recorder.rows.items()
         ]
-    if own_steps.rows:
+    if own_steps.names:
         ops += own_steps.ops
-        optimizer = "+".join(own_steps.rows)
+        optimizer = "+".join(own_steps.names)
     elif training:
         ops += optimizer_ops(optimizer, trained, precision="fp32")
         if not trained and optimizer != "none":

@@ -28,7 +28,7 @@ RELU = {"relu", "relu6", "threshold", "clamp_min"}
 FREE = {
     "detach", "alias", "lift_fresh", "_unsafe_view", "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted", "_reshape_alias",
     "set", "record_stream", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "squeeze", "unsqueeze", "transpose", "t", "as_strided", "swapaxes", "swapdims", "detach_copy",
-    "resize", "resize_as", "_linalg_check_errors", "is_same_size",
+    "resize", "resize_as", "_linalg_check_errors", "is_same_size", "_has_same_storage_numel",
     "_sparse_coo_tensor_with_dims_and_tensors", "_sparse_coo_tensor_unsafe", "_coalesced",
 }  # fmt: skip
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index", "aten::_unsafe_index_put", "aten::_index_put_impl_"}  # fmt: skip

@@ -1,5 +1,6 @@
 """What PyTorch decides by looking for a GPU (autocast, multi-tensor kernels), answered as CUDA would while a trace runs."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from budjoule.energy.tracing import flex
 from budjoule.energy.tracing.substitute import AsOnDevice
 
 
@@ -49,6 +51,8 @@ def as_cuda_answers(on_device: AsOnDevice) -> Iterator[None]:
         (_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: devices),
         (import_module("torch.optim.optimizer"), "_get_foreach_kernels_supported_devices", lambda: devices),
     ]
+    if (flex_module := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
+        answers.append((flex_module.flex_attention, "__code__", flex.ask_modes.__code__))
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in answers]
     try:
         for owner, name, answer in answers:

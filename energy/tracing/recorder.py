@@ -5,7 +5,8 @@ outputs are made empty. Small integer, boolean and constant tensors stay real, s
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ class Recorder(TorchDispatchMode):
         self.module_at: list[str] = [""]  # ... and the module that ran from there on
         self.funcs: dict[Any, Func] = {}
         self.module_calls = 0
+        self.in_step = False
         self.fp32_products = "tf32" if precision == "tf32" else "fp32"
 
     def add_weights(self, weights: Iterable[torch.Tensor]) -> None:
@@ -77,13 +79,31 @@ class Recorder(TorchDispatchMode):
         """Autograd is running a backward pass."""
         return torch._C._current_graph_task_id() != -1
 
+    @contextmanager
+    def stepping(self, step: bool = True) -> Iterator[None]:
+        """What runs now belongs to an optimizer's step, or not."""
+        before, self.in_step = self.in_step, step
+        try:
+            yield
+        finally:
+            self.in_step = before
+
+    def apart_from_the_step(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The forward and backward pass that an optimizer runs within its step."""
+
+        def run() -> Any:
+            with self.stepping(False):
+                return closure()
+
+        return run
+
     def _mark(self, name: str) -> None:
         self.sequence.append(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
         self.module_at.append(name)
 
     def _where(self) -> tuple[str, Phase]:
         if not self.in_backward:
-            return self.stack[-1], "forward"
+            return self.stack[-1], "optimizer" if self.in_step else "forward"
         if not self.outermost:  # a checkpoint runs its modules again
             return self.stack[-1], "backward"
         node = torch._C._current_autograd_node()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from budjoule.energy.errors import UsageError
-from budjoule.energy.tracing import recurrent
+from budjoule.energy.tracing import flex, recurrent
 from budjoule.energy.tracing.aten import user_line
 
 # torch.autocast's lists for CUDA: these run in the lower precision ...
@@ -33,11 +33,12 @@ TO_DEVICE = {torch.Tensor.cuda, torch.Tensor.to}
 
 
 class AsOnDevice(TorchFunctionMode):
-    """Dropout and attention as their fused kernels, and autocast where `lower` names its precision."""
+    """Dropout and attention as their fused kernels, and autocast where `lower` names its precision; `notes` hears what was assumed."""
 
-    def __init__(self, lower: torch.dtype | None) -> None:
+    def __init__(self, lower: torch.dtype | None, notes: dict[str, None]) -> None:
         super().__init__()
         self.lower = lower
+        self.notes = notes
         self.cast_weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(
@@ -51,6 +52,8 @@ class AsOnDevice(TorchFunctionMode):
                 args, kwargs = self._cast(args, kwargs, torch.float32)
         if func is F.scaled_dot_product_attention:
             return attention(func, *args, **kwargs)
+        if getattr(func, "__name__", "") == "flex_attention":
+            return flex.attention(self.notes, *args, **kwargs)
         if func is F.dropout:
             return dropout(func, *args, **kwargs)
         if func in recurrent.MODES and not kwargs:
