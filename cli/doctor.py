@@ -12,7 +12,19 @@ import typer
 from budjoule.cli.output import to_json
 
 SCHEMA = "budjoule.doctor/1"
-_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "psutil", "pyJoules", "nvidia-ml-py", "transformers", "flwr")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "psutil",
+    "pyJoules",
+    "nvidia-ml-py",
+    "amdsmi",
+    "prometheus-client",
+    "transformers",
+    "flwr",
+)
 
 
 def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout.")) -> None:

@@ -22,6 +22,8 @@ def _opener(name: str) -> Callable[[], Meter]:
 METERS: dict[str, Callable[[], Meter]] = {
     "rapl": _opener("rapl"),
     "nvml": _opener("nvml"),
+    "amd": _opener("amd"),
+    "apple": _opener("apple"),
     "hwmon": _opener("hwmon"),
     "battery": _opener("battery"),
     "load": _opener("load"),

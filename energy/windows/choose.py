@@ -11,7 +11,7 @@ from budjoule.energy.windows.together import Together
 from budjoule.energy.windows.watch import Watch
 
 # Meters that stand beside each other come in one group; the first group with a meter wins.
-AUTOMATIC = (("rapl", "nvml"), ("hwmon",), ("battery",))
+AUTOMATIC = (("rapl", "nvml", "amd"), ("apple",), ("hwmon",), ("battery",))
 _FALLBACK = "load"
 _FALLBACK_AGE_S = 1.0
 

@@ -65,7 +65,8 @@ class HandMeter:
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # no GPU answers, whatever this machine has
+    for library in ("pynvml", "amdsmi", "zeus_apple_silicon"):  # none answers, whatever this machine has
+        monkeypatch.setitem(sys.modules, library, None)
     return Tree(tmp_path)
 
 
