@@ -1,5 +1,6 @@
 """Links: the sources' own numbers, the laws of promotion and tail, bounds that hold, and rates that depend on the seed alone."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -145,7 +146,7 @@ def test_an_unknown_link_and_impossible_transfers_are_refused():
         link.uplink_energy_j(1, tail_paid_s=-1)
 
 
-SPECS = ["constant", "two-state:8", "two-state:3:10 s", "diurnal:8", "diurnal:4:1 h"]
+SPECS = ["constant", "two-state:8", "two-state:3:10 s", "diurnal:8", "diurnal:4:1 h", "adversarial:8", "busy:5 min"]
 
 
 @settings(max_examples=40, deadline=None)
@@ -159,7 +160,9 @@ def test_rates_depend_on_seed_client_and_time_alone_and_stay_above_the_lowest(sp
     state = parse_link_state(spec, seed=seed, client=client)
     shares = [state.rate_frac(time_s) for time_s in times]
     fresh = parse_link_state(spec, seed=seed, client=client)
+    others = [state.other_traffic_s(time_s) for time_s in times]
     assert [fresh.rate_frac(time_s) for time_s in reversed(times)] == shares[::-1]
+    assert [fresh.other_traffic_s(time_s) for time_s in reversed(times)] == others[::-1]
     assert all(state.lowest_rate_frac - 1e-12 <= share <= 1 for share in shares)
 
 
@@ -174,7 +177,7 @@ def test_two_state_dwells_a_minute_in_each_of_two_states():
 
 
 def test_clients_have_paths_of_their_own():
-    for spec in ("two-state:8", "diurnal:8"):
+    for spec in ("two-state:8", "diurnal:8", "adversarial:8"):
         paths = {
             tuple(parse_link_state(spec, seed=0, client=client).rate_frac(60.0 * n) for n in range(50))
             for client in range(20)
@@ -188,6 +191,27 @@ def test_diurnal_comes_back_every_period_and_reaches_both_ends():
     assert min(day) == pytest.approx(1 / 8, rel=1e-3)
     assert max(day) == pytest.approx(1, rel=1e-3)
     assert state.rate_frac(7200.0 + 77) == pytest.approx(state.rate_frac(77.0))
+
+
+def test_adversarial_legs_double_and_turn_round():
+    state = parse_link_state("adversarial:8:100 s", seed=5, client=0)
+    leg_s = state.leg_s
+    assert 100 / 2**0.5 <= leg_s <= 100 * 2**0.5
+    turns = [state.rate_frac(leg_s * (2**leg - 1)) for leg in range(6)]
+    assert turns == pytest.approx([1 / 8, 1, 1 / 8, 1, 1 / 8, 1])
+    for leg in range(5):
+        path = [state.rate_frac(leg_s * (2**leg * (1 + place / 50) - 1)) for place in range(50)]
+        steps = [after > before for before, after in pairwise(path)]
+        assert all(steps) if leg % 2 == 0 else not any(steps)
+
+
+def test_other_traffic_comes_as_often_as_said_and_never_from_the_future():
+    state = parse_link_state("busy:5 min", seed=2, client=7)
+    assert state.other_traffic_s(0.0) < 0
+    seen = {state.other_traffic_s(float(time_s)) for time_s in range(0, 300_000, 3)} - {-math.inf}
+    assert len(seen) == pytest.approx(1000, rel=0.1)  # those of the same three seconds are seen as one
+    assert all(state.other_traffic_s(time_s) == time_s for time_s in seen)
+    assert all(state.other_traffic_s(float(time_s)) <= time_s for time_s in range(0, 3000, 7))
 
 
 def test_a_trace_is_replayed_over_and_over(tmp_path):
@@ -229,6 +253,9 @@ def test_a_trace_that_is_none_is_refused(tmp_path, rows):
         "two-state:0.5",
         "two-state:x",
         "diurnal:inf",
+        "adversarial",
+        "busy",
+        "busy:0 s",
         "two-state:8:-1 s",
         "trace:",
         "trace:/no/such/file",

@@ -65,7 +65,7 @@ def test_the_record_adds_up(small: dict[str, Any], tmp_path: Path) -> None:
     policy=st.sampled_from(sorted(build.make_scheduler.__globals__["SCHEDULERS"])),
     method=st.sampled_from(["fedavg", "fedavg-deadline", "fedbuff", "budjoule"]),
     link=st.sampled_from(["lte-2012", "wifi-pi", "3g-2012"]),
-    state=st.sampled_from(["constant", "two-state:8", "diurnal:4"]),
+    state=st.sampled_from(["constant", "two-state:8", "diurnal:4", "adversarial:8:5 min", "busy:1 min"]),
     energy_j=st.floats(0.001, 120),
     error=st.floats(0, 0.9),
     awake=st.floats(0, 1),
@@ -85,6 +85,17 @@ def test_no_client_ever_passes_its_budget(small: dict[str, Any], run_bits: Bits,
     summary, _ = run_bits(small, extra, seed=drawn["seed"])
     assert summary["overspent_clients"] == 0
     assert all(row["spent_j"] <= row["budget_j"] for row in summary["by_client"])
+
+
+def test_the_tail_of_other_traffic_carries_sends_for_next_to_nothing(small: dict[str, Any], run_bits: Bits) -> None:
+    """On LTE, where a send of its own costs 13 J: with a radio that others keep awake the same joules go much further."""
+
+    def sends(state: str) -> int:
+        summary, _ = run_bits(small, {"fleet": {"link_state": state}, "budget": {"energy": 60}})
+        assert summary["overspent_clients"] == 0
+        return int(summary["sends"])
+
+    assert sends("busy:15 s") > 2 * sends("constant")
 
 
 @pytest.mark.parametrize("policy", ["price-threshold", "every-block", "joule-queue"])

@@ -151,18 +151,16 @@ class Client:
 
     def download(self, now_s: float, size_bytes: int) -> Transfer:
         """Receiving so many bytes now."""
-        rate, awake = self._rate(self._link.rate_down_bit_per_s, now_s), now_s < self.state.awake_until_s
-        tail_s = max(0.0, self.state.awake_until_s - now_s)
+        rate, tail_s = self._rate(self._link.rate_down_bit_per_s, now_s), self._tail_paid_s(now_s)
         energy_j = self._link.downlink_energy_j(size_bytes, rate_bit_per_s=rate, tail_paid_s=tail_s)
-        duration_s = self._link.download_duration_s(size_bytes, rate_bit_per_s=rate, awake=awake)
+        duration_s = self._link.download_duration_s(size_bytes, rate_bit_per_s=rate, awake=tail_s > 0)
         return Transfer(energy_j=energy_j, awake_j=self._awake_j(duration_s), duration_s=duration_s)
 
     def upload(self, now_s: float, size_bytes: int) -> Transfer:
         """Sending so many bytes now."""
-        rate, awake = self._rate(self._link.rate_up_bit_per_s, now_s), now_s < self.state.awake_until_s
-        tail_s = max(0.0, self.state.awake_until_s - now_s)
+        rate, tail_s = self._rate(self._link.rate_up_bit_per_s, now_s), self._tail_paid_s(now_s)
         energy_j = self._link.uplink_energy_j(size_bytes, rate_bit_per_s=rate, tail_paid_s=tail_s)
-        duration_s = self._link.upload_duration_s(size_bytes, rate_bit_per_s=rate, awake=awake)
+        duration_s = self._link.upload_duration_s(size_bytes, rate_bit_per_s=rate, awake=tail_s > 0)
         return Transfer(energy_j=energy_j, awake_j=self._awake_j(duration_s), duration_s=duration_s)
 
     def block_upper_j(self) -> float:
@@ -321,6 +319,11 @@ class Client:
             floor.commit(awake_j)
         spend.commit(reading_j, measured=True)
         self._ratios.pop(cause, None)
+
+    def _tail_paid_s(self, now_s: float) -> float:
+        """For how long earlier traffic, ours or other, keeps the radio awake anyway. [s]"""
+        other_s = self._link_state.other_traffic_s(now_s) + self._link.tail_s
+        return max(0.0, self.state.awake_until_s - now_s, other_s - now_s)
 
     def _stay_awake(self, end_s: float) -> None:
         self.state.awake_until_s = max(self.state.awake_until_s, end_s + self._link.tail_s)
