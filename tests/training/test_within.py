@@ -101,7 +101,7 @@ def test_an_estimate_reserves_its_upper_end_and_books_its_expected_value(ledger)
 
 def test_blocks_grow_with_the_clock_and_stay_about_a_second(ledger, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("budjoule.training.within.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("budjoule.training.paid_steps.time.monotonic", lambda: now[0])
     held = []
     for _ in within(ledger, range(100), step_cost=0.01, meter=None):
         now[0] += 0.125
