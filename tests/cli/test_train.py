@@ -121,7 +121,7 @@ def test_several_seeds_report_their_spread(budjoule) -> None:  # type: ignore[no
     [
         (["--set", "fleet.client=3"], 2, "fleet.clients"),
         (["--set", "fleet.device=abacus"], 2, "abacus"),
-        (["--set", "privacy.epsilon=1.0"], 2, "not built yet"),
+        (["--set", "task.data=text:folder"], 2, "not built yet"),
         (["--set", "task.data=fashion-mnist:nowhere"], 2, "dataset-fashion-mnist"),
         (["--set", "nonsense"], 2, "--set"),
         (["--resume"], 1, "nothing to resume"),

@@ -48,7 +48,6 @@ def test_unknown_key_names_the_nearest(document: dict[str, object], nearest: str
 @pytest.mark.parametrize(
     "override",
     [
-        "privacy.epsilon=3.0",
         "privacy.secure_aggregation=true",
         "conditions.charging=true",
         "conditions.hours=22-6",

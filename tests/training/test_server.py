@@ -43,6 +43,9 @@ class Engine:
     def alarm(self, time_s: float, mark: int) -> None:
         self.alarms.append((time_s, mark))
 
+    def retire(self, client: int) -> None:
+        self.free = [other for other in self.free if other != client]
+
     def published(self, updates: int, mean_staleness: float) -> None:
         self.versions.append(updates)
 

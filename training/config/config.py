@@ -14,6 +14,7 @@ from typing import Any
 
 from budjoule.energy.errors import UsageError
 from budjoule.training.config.config_keys import KEYS, whole
+from budjoule.training.server.combinations import check_combinations
 from budjoule.training.server.methods import METHODS
 
 
@@ -109,11 +110,12 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privacy:
-    """How updates are protected; only the defaults are built."""
+    """How updates are protected; infinite where the file says "none", and `participations` None for "auto"."""
 
-    epsilon: str
-    delta: str
-    clip: str
+    epsilon: float
+    delta: float
+    clip: float
+    participations: int | None
     secure_aggregation: bool
 
 
@@ -300,4 +302,9 @@ def _check(name: str, document: dict[str, Any], origin: str) -> Config:
         seed = whole(0, 2**63 - 1)(document["seed"])
     except UsageError as error:
         raise UsageError(f"{origin}: seed: {error}") from None
-    return Config(name=name, seed=seed, document=json.loads(json.dumps(document)), **sections)
+    config = Config(name=name, seed=seed, document=json.loads(json.dumps(document)), **sections)
+    try:
+        check_combinations(config)
+    except UsageError as error:
+        raise UsageError(f"{origin}: {error}") from None
+    return config

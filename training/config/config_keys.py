@@ -162,7 +162,6 @@ def prefixed(read: Read, refused: dict[str, str]) -> Read:
     return check
 
 
-_PRIVACY = "protecting updates (clipping, noise, secure aggregation) is not built yet"
 _CONDITIONS = "gating work by a device's condition is not built yet"
 _TEXT = "learning from text is not built yet; give package.module:callable or file.py:callable"
 
@@ -232,10 +231,11 @@ KEYS: dict[str, dict[str, Key]] = {
         "hours": Key("", unbuilt("", _CONDITIONS), "hours"),
     },
     "privacy": {
-        "epsilon": Key("none", unbuilt("none", _PRIVACY), "epsilon"),
-        "delta": Key("none", unbuilt("none", _PRIVACY), "delta"),
-        "clip": Key("none", unbuilt("none", _PRIVACY), "clip"),
-        "secure_aggregation": Key(False, unbuilt(False, _PRIVACY), "secure_aggregation"),
+        "epsilon": Key("none", at_most_none(number(0, open_low=True), "8.0"), "epsilon"),
+        "delta": Key("none", at_most_none(number(0, 1, open_low=True), "1e-5"), "delta"),
+        "clip": Key("none", at_most_none(number(0, open_low=True), "1.0"), "clip"),
+        "participations": Key("auto", lambda value: None if value == "auto" else whole(1)(value), "participations"),
+        "secure_aggregation": Key(False, unbuilt(False, "secure aggregation is not built yet"), "secure_aggregation"),
     },
     "stop": {
         "target_accuracy_frac": Key(0.9, at_most_none(number(0, 1, open_low=True), "0.9"), "target_accuracy_frac"),

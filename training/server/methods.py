@@ -116,12 +116,14 @@ class Method:
         synchronous: It works in rounds and waits for its cohort.
         deadline: It waits no longer than the deadline.
         weigh: What each update in the buffer weighs.
+        weigh_privately: The same under differential privacy: by public facts alone, and at most 1.
         staleness: The staleness rule where a configuration names none.
     """
 
     synchronous: bool = False
     deadline: bool = False
     weigh: Callable[[Sequence[Arrival], Weigh], Weights] = by_staleness
+    weigh_privately: Callable[[Sequence[Arrival], Weigh], Weights] = by_staleness
     staleness: str = "age-variance"
 
 
@@ -130,5 +132,8 @@ METHODS: dict[str, Method] = {
     "fedavg-deadline": Method(synchronous=True, deadline=True, weigh=by_examples, staleness="constant"),
     "fedbuff": Method(staleness="polynomial"),
     "ftte-style": Method(),
-    "budjoule": Method(weigh=by_staleness_and_gap),
+    "budjoule": Method(
+        weigh=by_staleness_and_gap,
+        weigh_privately=lambda arrivals, staleness: by_staleness_and_gap(arrivals, staleness) / GAP_CAP**0.5,
+    ),
 }

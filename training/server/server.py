@@ -5,6 +5,7 @@ update of an invited client is counted and refused, and the run goes on.
 """
 
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,8 +17,9 @@ from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.frame import pack, size_upper_bytes, unpack
 from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
-from budjoule.training.server.combine import parse_aggregate
+from budjoule.training.server.combine import Combine, parse_aggregate
 from budjoule.training.server.methods import METHODS, STALENESS, Arrival, aggregate
+from budjoule.training.server.privacy import clipped, noisy_mean, plan_privacy
 
 _MAX_STALENESS = 1000  # versions; an older base is refused as out of version
 
@@ -57,6 +59,10 @@ class Engine(Protocol):
         """Call `Server.alarmed(mark)` at a time. [s]"""
         ...
 
+    def retire(self, client: int) -> None:
+        """Offer a client no more."""
+        ...
+
     def published(self, updates: int, mean_staleness: float) -> None:
         """A new version stands."""
         ...
@@ -84,6 +90,7 @@ class ServerState:
         version: Versions made so far.
         round: Rounds begun, of a synchronous server.
         draws: Random choices made.
+        participations: Versions that each client's updates entered or are about to enter.
         invited: Open invitations by client.
         buffer: Updates not yet aggregated.
     """
@@ -93,6 +100,7 @@ class ServerState:
     version: int = 0
     round: int = 0
     draws: int = 0
+    participations: dict[int, int] = field(default_factory=dict)
     invited: dict[int, Invitation] = field(default_factory=dict)
     buffer: list[Arrival] = field(default_factory=list)
 
@@ -119,9 +127,19 @@ class Server:
         layout: Layout of what is trained.
         weights: Initial weights. Shape (layout.size,).
         deadline_s: How long a round waits, of a method with a deadline. [s]
+        noise_seed: Decides the noise of differential privacy; who knows it can take the noise off again, so only a
+            simulation gives one.
     """
 
-    def __init__(self, config: Config, layout: Layout, weights: Vector, *, deadline_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        config: Config,
+        layout: Layout,
+        weights: Vector,
+        *,
+        deadline_s: float = math.inf,
+        noise_seed: int | None = None,
+    ) -> None:
         self._config = config.server
         self._seed = config.seed
         self._slot_s = config.schedule.slot_s
@@ -132,6 +150,10 @@ class Server:
         self._broadcast_by = parse_broadcast(config)
         self._broadcast: Broadcast | None = None
         self._combine = parse_aggregate(config.server.aggregate)
+        if math.isfinite(config.privacy.clip):
+            self._combine = clipped(self._combine, config.privacy.clip)
+        self.privacy = plan_privacy(config)
+        self._noise_seed = secrets.randbits(128) if noise_seed is None else noise_seed
         self.state = ServerState(weights=weights, average=weights)
 
     def begin(self, engine: Engine) -> None:
@@ -153,6 +175,7 @@ class Server:
             return False
         del self.state.invited[sender]
         self.state.buffer.append(arrival)
+        self._count(engine, sender)
         if not self._method.synchronous and len(self.state.buffer) >= self._config.buffer_size:
             self._aggregate(engine)
         self._fill(engine)
@@ -200,14 +223,30 @@ class Server:
 
     def _aggregate(self, engine: Engine) -> None:
         state, arrivals = self.state, self.state.buffer
-        shares = self._method.weigh(arrivals, STALENESS[self._config.staleness])
-        state.weights = aggregate(state.weights, arrivals, shares, self._config.learning_rate, combine=self._combine)
+        weigh = self._method.weigh_privately if self.privacy else self._method.weigh
+        shares = weigh(arrivals, STALENESS[self._config.staleness])
+        rate, combine = self._config.learning_rate, self._rule()
+        state.weights = aggregate(state.weights, arrivals, shares, rate, combine=combine)
         state.version += 1
         # The ramp lets the average forget the untrained first versions.
         kept = np.float32(min(self._config.average, state.version / (10.0 + state.version)))
         state.average = kept * state.average + (np.float32(1) - kept) * state.weights if kept else state.weights
         state.buffer = []
         engine.published(len(arrivals), float(np.mean([arrival.staleness for arrival in arrivals])))
+
+    def _rule(self) -> Combine:
+        """How this version's updates become one."""
+        if self.privacy is None:
+            return self._combine
+        return noisy_mean(self.privacy, np.random.default_rng([self._noise_seed, 0xD9, self.state.version]))
+
+    def _count(self, engine: Engine, client: int) -> None:
+        """Note that a client takes part in a version, and leave it alone once it may not any more."""
+        if self.privacy is not None:
+            taken = self.state.participations.get(client, 0) + 1
+            self.state.participations[client] = taken
+            if taken >= self.privacy.participations:
+                engine.retire(client)
 
     def _fill(self, engine: Engine) -> None:
         """Keep the cohort busy: one by one, or, in rounds, all at once when the last of a round is in."""
@@ -252,6 +291,7 @@ class Server:
             "version": state.version,
             "round": state.round,
             "draws": state.draws,
+            "participations": list(state.participations.items()),
             "invited": [[client, item.version, item.time_s] for client, item in state.invited.items()],
             "buffer": [[item.client, item.examples, item.staleness, item.gap_slots] for item in state.buffer],
         }
@@ -265,6 +305,7 @@ class Server:
             version=numbers["version"],
             round=numbers["round"],
             draws=numbers["draws"],
+            participations=dict(numbers["participations"]),
             invited={client: Invitation(version, time_s) for client, version, time_s in numbers["invited"]},
             buffer=[
                 Arrival(client=client, examples=examples, staleness=staleness, gap_slots=gap, values=values)

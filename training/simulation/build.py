@@ -2,7 +2,7 @@
 
 import hashlib
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from budjoule.training.memory.predict import footprint
 from budjoule.training.schedulers import make_scheduler
 from budjoule.training.server.combine import parse_aggregate
 from budjoule.training.server.methods import METHODS
+from budjoule.training.server.privacy import epsilon_spent, plan_privacy
 from budjoule.training.server.server import Server, parse_broadcast
 from budjoule.training.simulation.record import Record
 from budjoule.training.simulation.simulator import Simulator
@@ -73,6 +74,7 @@ class Parts:
         compressor = Compressor.parse(config.update.compress, error_feedback=config.update.error_feedback)
         parse_broadcast(config)
         parse_aggregate(config.server.aggregate)
+        plan_privacy(config)
         make_scheduler(config.schedule.policy, seed=config.seed, client=0)
         parse_link_state(config.fleet.link_state, seed=config.seed, client=0)
         members = draw_fleet(config)
@@ -138,7 +140,7 @@ class Parts:
             deadline_s = 2 * statistics.median(client.expected_task_s() for client in clients) + self.terms.slot_s
         return Simulator(
             config,
-            server=Server(config, self.bench.layout, self.initial, deadline_s=deadline_s),
+            server=Server(config, self.bench.layout, self.initial, deadline_s=deadline_s, noise_seed=config.seed),
             clients=clients,
             shards=self.shards,
             bench=self.bench,
@@ -180,6 +182,7 @@ class Parts:
             "sends": totals.sends,
             "lost": totals.lost,
             "rejects": dict(totals.rejects),
+            "privacy": self._privacy(simulator.server),
             "parameters": self.bench.layout.size,
             "model_sha256": hashlib.sha256(average.astype("<f4").tobytes()).hexdigest(),
             "by_client": by_client,
@@ -199,6 +202,13 @@ class Parts:
             torch.save(state, path)
         except (OSError, RuntimeError) as error:
             raise RunError(f"cannot write {path}: {error}; check the free space and permissions") from None
+
+    def _privacy(self, server: Server) -> dict[str, Any] | None:
+        """What was promised and what has been spent of it; None without differential privacy."""
+        if server.privacy is None:
+            return None
+        most = max(server.state.participations.values(), default=0)
+        return {**asdict(server.privacy), "epsilon_spent": epsilon_spent(server.privacy, most)}
 
     def _client(self, member: Member, checkpoint: "Checkpoint") -> Client:
         config = self.config

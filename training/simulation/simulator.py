@@ -144,6 +144,13 @@ class Simulator:
         """Ring at a time. [s]"""
         self._push(time_s, "alarm", mark)
 
+    def retire(self, client: int) -> None:
+        """Offer a client to the server no more."""
+        self.clients[client].state.retired = True
+        if client in self._place:
+            self._take(client)
+        self.touched.add(client)
+
     def published(self, updates: int, mean_staleness: float) -> None:
         """Note a new version, evaluate it if it is due, and see whether the run is over."""
         version = self.server.state.version
