@@ -24,7 +24,8 @@ class PaidSteps:
     """Pays for one step after the other, a block of them at a time.
 
     Before each step `pay` sets its joules aside, or says that the budget cannot; as it begins, `step` counts it. `settle`
-    commits what ran since the block began, however the steps ended: it belongs into a `finally`.
+    commits what ran since the block began, however the steps ended: it belongs into a `finally`. What nobody settles
+    stays reserved, and so counts as spent.
 
     Args:
         ledger: Pays for the steps.
@@ -87,7 +88,16 @@ class PaidSteps:
         return True
 
     def step(self) -> None:
-        """A step that was paid for begins; it is booked in full, also if it breaks off."""
+        """A step begins; it is booked in full, also if it breaks off.
+
+        Raises:
+            BudgetExhausted: It was not paid for, and the budget cannot.
+        """
+        if not self.pay():
+            raise BudgetExhausted(
+                f"the budget cannot pay for another step: {self._ledger.remaining_j:.3g} J remain and a step may cost "
+                f"{self._cost.upper_j:.3g} J"
+            )
         self._ran += 1
 
     def settle(self) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from budjoule.calibration.fit import fit_profile
     from budjoule.calibration.observation import Observation
+    from budjoule.energy.callbacks.hugging_face import TrainerEnergy as TrainerEnergy
+    from budjoule.energy.callbacks.lightning import LightningEnergy as LightningEnergy
     from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile
     from budjoule.energy.errors import BudgetExhausted, BudjouleError
     from budjoule.energy.estimate import Estimate, estimate
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from budjoule.energy.units import joules
     from budjoule.energy.windows.idle import measure_idle
     from budjoule.energy.workload import OpCost, Workload
+    from budjoule.training.callbacks.hugging_face import TrainerBudget as TrainerBudget
+    from budjoule.training.callbacks.lightning import LightningBudget as LightningBudget
     from budjoule.training.ledger.ledger import Ledger
     from budjoule.training.run import train
     from budjoule.training.within import within
@@ -47,6 +51,11 @@ _HOME = {
     "Ledger": "training.ledger.ledger",
     "within": "training.within",
     "train": "training.run",
+    # These need the extras transformers and lightning, so that a star import leaves them out.
+    "TrainerEnergy": "energy.callbacks.hugging_face",
+    "TrainerBudget": "training.callbacks.hugging_face",
+    "LightningEnergy": "energy.callbacks.lightning",
+    "LightningBudget": "training.callbacks.lightning",
 }
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""A joule budget inside other people's trainers: one file a framework, imported only where it is installed."""
