@@ -14,12 +14,23 @@ _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 _LOOK_S = 1.0
 
 
-def run_child(command: list[str], *, stdout: int | None = None) -> int:
+Child = subprocess.Popen[bytes]
+
+
+def run_child(
+    command: list[str],
+    *,
+    stdout: int | None = None,
+    in_child: Callable[[], None] | None = None,
+    wait: Callable[[Child], int] = Child.wait,
+) -> int:
     """Run a command and wait for it.
 
     Args:
         command: The program and its arguments.
         stdout: Descriptor that takes its stdout; None to share ours.
+        in_child: Called in the child before it becomes the command.
+        wait: Waits for it, and returns its exit code as `Popen` gives it.
 
     Returns:
         Its exit code; 128 + N if signal N ended it, as a shell says.
@@ -29,11 +40,11 @@ def run_child(command: list[str], *, stdout: int | None = None) -> int:
     """
     with _forwarding() as adopt:
         try:
-            child = subprocess.Popen(command, stdout=stdout)
+            child = subprocess.Popen(command, stdout=stdout, preexec_fn=in_child)
         except OSError as error:
             raise _cannot_run(command[0], error) from None
         adopt(child)
-        code = child.wait()
+        code = wait(child)
     return code if code >= 0 else 128 - code
 
 
@@ -57,12 +68,12 @@ def _cannot_run(name: str, error: OSError) -> BudjouleError:
 
 
 @contextmanager
-def _forwarding() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
+def _forwarding() -> Iterator[Callable[[Child], None]]:
     """Pass signals on to the child that is adopted; those that come before it exists wait for it."""
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[Child] = []
     early: list[int] = []
 
-    def adopt(child: "subprocess.Popen[bytes]") -> None:
+    def adopt(child: Child) -> None:
         children.append(child)
         for number in early:
             child.send_signal(number)

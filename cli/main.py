@@ -16,6 +16,7 @@ from budjoule.cli.doctor import doctor
 from budjoule.cli.measure import measure
 from budjoule.cli.profile import profile
 from budjoule.cli.report import report
+from budjoule.cli.run import run
 from budjoule.cli.train import train
 from budjoule.energy.errors import BudjouleError
 
@@ -28,9 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(profile)
-app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-)(measure)
+_WRAPS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+app.command(context_settings=_WRAPS)(measure)
+app.command(context_settings=_WRAPS)(run)
 app.command()(calibrate)
 app.command()(train)
 app.command()(report)

@@ -1,6 +1,5 @@
 """`budjoule measure -- CMD`: runs a command, its children included, and says what the machine spent meanwhile."""
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Annotated
 import typer
 
 from budjoule.cli.child import run_child, wait_for_signal
-from budjoule.cli.measured import lines, live_line, unmet
-from budjoule.cli.output import note, print_json, save, to_json
-from budjoule.energy.errors import MeterError, RunError, UsageError
+from budjoule.cli.measured import idle_power, lines, live_line, unmet
+from budjoule.cli.output import check_output, note, print_json, save, to_json
+from budjoule.energy.errors import MeterError, UsageError
 from budjoule.energy.measurement import Measurement
-from budjoule.energy.units import seconds, show, watts
+from budjoule.energy.units import seconds
 from budjoule.energy.windows.exporter import LOOPBACK, Exporter
 from budjoule.energy.windows.live import CsvLog, Live, Sample
 from budjoule.energy.windows.window import Window
@@ -56,11 +55,11 @@ def measure(
     """Measure the energy of a command: budjoule measure [OPTIONS] -- CMD [ARGS]..."""
     command = _command(ctx.args, serving=serve is not None)
     if output is not None:
-        _check_output(output, force=force)
+        check_output(output, force=force)
     name = label or " ".join(command) or "the machine"
     with CsvLog(csv, force=force) if csv is not None else nullcontext() as log:
         try:
-            floor = _idle(idle, meter, require_measured)
+            floor = idle_power(idle, meter, require_measured)
             measuring = Window(name, meter=meter, require_measured=require_measured, idle=floor)
             live = _live(measuring, interval, log)
             measuring.begin()
@@ -83,29 +82,6 @@ def _command(args: list[str], *, serving: bool) -> list[str]:
     if args and args[0].startswith("-"):
         raise UsageError(f"unknown option {args[0]!r}; put the command after '--', and see 'budjoule measure --help'")
     return args
-
-
-def _check_output(path: Path, *, force: bool) -> None:
-    """Before the command is run: an hour's measurement must not end in a file that cannot be written."""
-    if path.exists() and not force:
-        raise RunError(f"{path} exists; give another name or --force to overwrite it")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise RunError(
-            f"cannot write {path}: its folder {path.parent} does not exist or is not writable; give another path"
-        )
-
-
-def _idle(text: str | None, meter: str | None, require_measured: bool) -> Measurement | float | None:
-    """The idle power that was given, or measured now."""
-    if text is None:
-        return None
-    if text.rstrip().endswith("W"):
-        return watts(text)
-    from budjoule.energy.windows.idle import measure_idle
-
-    duration_s = seconds(text)
-    note(f"measuring the idle machine for {show(duration_s, 's')}")
-    return measure_idle(duration_s, meter=meter, require_measured=require_measured)
 
 
 def _live(measuring: Window, interval: str | None, log: CsvLog | None) -> Live | None:

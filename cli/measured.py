@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from budjoule.cli.output import note
 from budjoule.energy.measurement import SCHEMA, Measurement
-from budjoule.energy.units import show
+from budjoule.energy.units import seconds, show, watts
 from budjoule.energy.windows.live import Sample
 
 _NOT_RUN = "no counter measures energy here, and --require-measured refuses an estimate: the command was not run"
@@ -29,6 +30,19 @@ def lines(measurement: Measurement, output: Path | None) -> str:
     keep = "budjoule measure -o FILE -- CMD keeps the numbers for budjoule report"
     rows.append(f"next: {f'budjoule report {output}' if output else keep}")
     return "\n".join(rows)
+
+
+def idle_power(text: str | None, meter: str | None, require_measured: bool) -> Measurement | float | None:
+    """The idle power that was given, or measured now."""
+    if text is None:
+        return None
+    if text.rstrip().endswith("W"):
+        return watts(text)
+    from budjoule.energy.windows.idle import measure_idle
+
+    duration_s = seconds(text)
+    note(f"measuring the idle machine for {show(duration_s, 's')}")
+    return measure_idle(duration_s, meter=meter, require_measured=require_measured)
 
 
 def live_line(sample: Sample) -> str:

@@ -1,11 +1,12 @@
 """What every verb prints through: results on stdout, notes on stderr, files whole or not at all."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from budjoule.energy.errors import BudjouleError
+from budjoule.energy.errors import BudjouleError, RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,20 @@ def save(path: str | Path, content: str | bytes, *, force: bool) -> None:
 
     write_atomic(path, content, force=force)
     note(f"wrote {path}")
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Before the command is run: an hour's measurement must not end in a file that cannot be written.
+
+    Raises:
+        RunError: The file exists and `force` is off, or it cannot be written.
+    """
+    if path.exists() and not force:
+        raise RunError(f"{path} exists; give another name or --force to overwrite it")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise RunError(
+            f"cannot write {path}: its folder {path.parent} does not exist or is not writable; give another path"
+        )
 
 
 def _console(stream: TextIO) -> "Console":
