@@ -15,7 +15,7 @@ from budjoule.energy.errors import UsageError
 from budjoule.energy.meters.meter import Domain
 
 BATCHES, EPOCHS, STEP_J = 6, 2, 5.0
-LIGHTNINGS_OWN_WARNINGS = pytest.mark.filterwarnings("default")  # of PyTorch's deprecations, and of few workers
+LIGHTNINGS_OWN_WARNINGS = pytest.mark.filterwarnings("ignore")  # of PyTorch's deprecations, and of few workers
 
 
 class StepMeter:

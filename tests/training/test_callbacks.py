@@ -15,7 +15,7 @@ from budjoule.energy.errors import UsageError
 from budjoule.training.ledger.ledger import Ledger
 
 BATCHES, EPOCHS = 6, 2
-LIGHTNINGS_OWN_WARNINGS = pytest.mark.filterwarnings("default")  # of PyTorch's deprecations, and of few workers
+LIGHTNINGS_OWN_WARNINGS = pytest.mark.filterwarnings("ignore")  # of PyTorch's deprecations, and of few workers
 
 
 @pytest.fixture
