@@ -2,7 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch.profiler import profile
+
+    from budjoule.energy.estimate import Estimate
 
 SCHEMA = "budjoule.measurement/1"
 SOURCES = ("measured", "estimated")
@@ -85,6 +90,14 @@ class Measurement:
     def net_energy_high_j(self) -> float | None:
         """Upper end of the net energy's interval: the most energy over the least idle power. [J]"""
         return None if self.idle is None else max(0.0, self.energy_high_j - self.idle.low_w * self.duration_s)
+
+    def split(
+        self, estimate: "Estimate", *, by: str = "module", profiler: "profile | None" = None
+    ) -> list[dict[str, Any]]:
+        """What each module (or op) of a model cost: this total in an estimate's shares, see `budjoule.energy.split`."""
+        from budjoule.energy.split import split
+
+        return split(self, estimate, by=by, profiler=profiler)
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, ready for JSON."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from budjoule.energy.errors import MeterError, UsageError
 from budjoule.energy.measurement import Measurement
@@ -13,6 +13,11 @@ from budjoule.energy.meters import Meter
 from budjoule.energy.windows.choose import Choice, choose, forget
 from budjoule.energy.windows.result import result
 from budjoule.energy.windows.watch import Stamp
+
+if TYPE_CHECKING:
+    from torch.profiler import profile
+
+    from budjoule.energy.estimate import Estimate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -236,6 +241,12 @@ class Window:
     def notes(self) -> tuple[str, ...]:
         """What the reader should know."""
         return self.measurement.notes
+
+    def split(
+        self, estimate: "Estimate", *, by: str = "module", profiler: "profile | None" = None
+    ) -> list[dict[str, Any]]:
+        """What each module (or op) of a model cost: this total in an estimate's shares, see `budjoule.energy.split`."""
+        return self.measurement.split(estimate, by=by, profiler=profiler)
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, ready for JSON."""
