@@ -9,7 +9,6 @@ import pytest
 import budjoule as bj
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.rapl import find_zones, open_rapl, thermal_design_power_w
-from budjoule.energy.windows.choose import choose
 
 
 def test_rapl_adds_packages_and_dram_and_shows_the_cores(tree: Any) -> None:
@@ -92,6 +91,47 @@ def test_rapl_window_across_a_wrap_is_exact(tree: Any) -> None:
     with bj.measure() as m:
         tree.set("intel-rapl:0", 500_000)
     assert m.energy_j == pytest.approx(2.0)
+
+
+def test_rapl_window_that_ends_just_after_a_wrap_is_exact(tree: Any) -> None:
+    tree.zone("intel-rapl:0", "package-0", 262_143_328_850 - 3_000_000)
+    with bj.measure() as m:
+        tree.set("intel-rapl:0", 0)
+        at_the_wrap = m.read()
+        tree.set("intel-rapl:0", 61)
+    assert at_the_wrap.energy_j == pytest.approx(3.0)
+    assert m.energy_j == pytest.approx(3.000061)
+    assert m.energy_high_j < 100.0  # nothing hints at a wrap unseen
+
+
+def test_rapl_core_of_amd_is_shown_and_never_summed(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from budjoule.energy.meters import rapl
+
+    read = rapl.read_text
+    monkeypatch.setattr(
+        rapl, "read_text", lambda path: "vendor_id : AuthenticAMD" if path == "/proc/cpuinfo" else read(path)
+    )
+    tree.zone("intel-rapl:0", "package-0", 0)  # AMD's driver uses Intel's names
+    tree.zone("intel-rapl:0:0", "core", 0)
+    with bj.measure() as m:
+        tree.set("intel-rapl:0", 5_000_000)
+        tree.set("intel-rapl:0:0", 300_000)
+    assert (m.summed, m.energy_j) == (("package-0",), pytest.approx(5.0))
+    assert m.domains["core-0"] == pytest.approx(0.3)
+    assert m.energy_high_j >= 1.1 * m.energy_j  # its counters are partly modelled
+
+
+def test_rapl_core_is_never_summed_where_its_package_is_missing(tree: Any) -> None:
+    tree.zone("intel-rapl:0", "package-0", 0)
+    tree.zone("intel-rapl:1", "package-1", 0)
+    tree.zone("intel-rapl:1:0", "core", 0)
+
+    def opener(path: str, flags: int) -> int:
+        return refuse(path, flags) if path.endswith("intel-rapl:1/energy_uj") else os.open(path, flags)
+
+    meter = open_rapl(tree.root, opener=opener)
+    assert [domain.name for domain in meter.domains if domain.counts] == ["package-0"]
+    meter.close()
 
 
 def test_rapl_follows_several_wraps_in_one_window(tree: Any, clock: Any) -> None:
@@ -215,14 +255,3 @@ def test_rapl_counter_that_holds_no_number_is_left_out(tree: Any, text: str) -> 
     assert [domain.name for domain in meter.domains] == ["package-0"]
     assert any("package-1" in note for note in meter.notes)
     meter.close()
-
-
-def test_rapl_windows_share_one_set_of_descriptors(tree: Any) -> None:
-    tree.zone("intel-rapl:0", "package-0", 0)
-    with bj.measure():
-        before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(10_000):
-        with bj.measure():
-            pass
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert choose().watch.open_windows == 0
