@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from budjoule.cli.aside import stdout_aside
-from budjoule.cli.output import note, print_json, result_console, save, to_json
+from budjoule.cli.beside import beside, measured_step
+from budjoule.cli.output import note, print_json, print_text, result_console, save, to_json
 from budjoule.cli.sweep import axes_of, fitting, show_sweep, swept
 from budjoule.energy.errors import UsageError
 
@@ -48,6 +49,9 @@ def profile(
         list[str] | None,
         typer.Option("--over", help="What --best chooses from: batch=8,16,32,power-limit-w=100..250:25."),
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also run the step on this machine for some seconds and measure it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     output: Annotated[
         Path | None,
@@ -61,17 +65,24 @@ def profile(
     how: dict[str, Any] = {"mode": mode, "optimizer": optimizer, "precision": precision, "fused": fused}
     at = {"clock_hz": None if clock_mhz is None else clock_mhz * 1e6, "power_limit_w": power_limit_w}
     if axes := axes_of(sweep, best, over):
+        if measure:
+            raise UsageError("--measure runs one step; leave --sweep and --best out, or measure one setting of them")
         found = swept(model, inputs, names, axes, best, how, at)
         show_sweep(*found, budget_j, output, force=force, as_json=as_json)
         return
     estimates = _estimates(model, inputs, names, how, at)
     rows = [{**estimate.to_dict(), **fitting(estimate, budget_j)} for estimate in estimates]
+    measured = measured_step(model, inputs, how) if measure else None
+    if measured is not None:
+        rows = [{**row, "measured": measured} for row in rows]
     if output is not None:
         save(output, _rendered(output, estimates, rows), force=force)
     if as_json:
         print_json(rows if len(names) > 1 else rows[0])
     else:
         _show(estimates, rows, budget_j)
+        if measured is not None:
+            print_text("\n".join(beside(measured, rows)) + "\n")
 
 
 def _devices(given: list[str] | None) -> list[str]:

@@ -39,21 +39,22 @@ MOST_ELEMENTS = 10**15  # strides and byte counts of larger tensors overflow 64 
 EXAMPLE = "8x3x224x224, or input_ids=8x128:int64<50257,attention_mask=8x128:int64<2"
 
 
-def build_model(spec: str) -> nn.Module:
+def build_model(spec: str, *, real: bool = False) -> nn.Module:
     """The module that a MODEL names, without weights where that is possible.
 
     Args:
         spec: `package.module:callable` or `path/to/file.py:callable` that returns a module, or
             `hf:ClassName[?config_key=value&...]`, built by transformers from its configuration, without weights or network.
+        real: Build it with its (random) weights, to run it.
 
     Raises:
         UsageError: There is no such model, or building it fails; the message says what helps.
     """
     if spec.startswith("hf:"):
-        return _from_transformers(spec)
+        return _from_transformers(spec, "cpu" if real else "meta")
     build = load_callable(spec, "model")
     try:
-        with torch.device("meta"):
+        with torch.device("cpu" if real else "meta"):
             model = build()
     except (Exception, SystemExit):  # code that needs values while it builds: let it have them
         try:
@@ -71,7 +72,7 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _from_transformers(spec: str) -> nn.Module:
+def _from_transformers(spec: str, device: str) -> nn.Module:
     name, _, query = spec.removeprefix("hf:").partition("?")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -92,7 +93,7 @@ def _from_transformers(spec: str) -> nn.Module:
         )
     try:
         config = config_class(**_config_values(name, config_class(), query))
-        with torch.device("meta"):
+        with torch.device(device):
             return found(config)  # type: ignore[no-any-return]
     except BudjouleError:
         raise

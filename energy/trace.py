@@ -17,6 +17,7 @@ from budjoule.energy.ops.rule import tensors
 from budjoule.energy.tracing.device_answers import as_cuda_answers
 from budjoule.energy.tracing.flow import FlowRecorder
 from budjoule.energy.tracing.fusion import fuse
+from budjoule.energy.tracing.loss import default_loss
 from budjoule.energy.tracing.optimizers import optimizer_cost, optimizer_ops
 from budjoule.energy.tracing.recorder import REAL_NUMEL, Recorder
 from budjoule.energy.tracing.step import OwnSteps, modules_of
@@ -156,31 +157,12 @@ def _name(model: Any) -> str:
 
 
 def _backward(output: Any, loss: Callable[[Any], torch.Tensor] | None, recorder: Recorder) -> None:
-    if loss is not None:
-        value = loss(output)
-    elif getattr(output, "loss", None) is not None:
-        value = output.loss.mean() if output.loss.dim() else output.loss
-    else:
-        candidates = [t for t in _output_tensors(output) if t.is_floating_point() and t.requires_grad]
-        if not candidates:
-            raise UsageError(
-                "no floating output requires a gradient; give loss=, or mode='inference' if nothing is trained"
-            )
-        value = candidates[0]
-        if value.dim():
-            value = value.float().mean()
-            recorder.notes["loss: the mean of the model's first floating output (give loss= for another)"] = None
+    value, taken = (loss(output), False) if loss is not None else default_loss(output)
+    if taken:
+        recorder.notes["loss: the mean of the model's first floating output (give loss= for another)"] = None
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         raise UsageError("the loss is not a scalar tensor; reduce it, for example with .mean()")
     value.backward()
-
-
-def _output_tensors(output: Any) -> list[torch.Tensor]:
-    if isinstance(output, Mapping):
-        return [t for value in output.values() for t in _output_tensors(value)]
-    if isinstance(output, (list, tuple)):
-        return [t for value in output for t in _output_tensors(value)]
-    return [output] if isinstance(output, torch.Tensor) else []
 
 
 def _prepared(inputs: Inputs, dtype: torch.dtype, recorder: Recorder) -> tuple[tuple[Any, ...], dict[str, Any]]:
