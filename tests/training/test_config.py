@@ -49,8 +49,6 @@ def test_unknown_key_names_the_nearest(document: dict[str, object], nearest: str
     "override",
     [
         "privacy.secure_aggregation=true",
-        "conditions.charging=true",
-        "conditions.hours=22-6",
         "training.memory=64 kB",
         "task.data=text:folder",
         "task.model=text",

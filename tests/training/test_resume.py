@@ -39,7 +39,8 @@ def killed(config: dict[str, Any], folder: Path, event: int, *, resume: bool) ->
 
 
 def test_sigkill_and_resume_equal_an_uninterrupted_run(small: dict[str, Any], run_bits: Bits, tmp_path: Path) -> None:
-    config = small | {"fleet": {**small["fleet"], "dropout_frac": 0.1, "awake_frac": 0.5}}
+    coming_and_going = {"arrival": "4 min", "lifetime": "30 min", "battery": "90 J"}
+    config = small | {"fleet": {**small["fleet"], "dropout_frac": 0.1, "awake_frac": 0.5, **coming_and_going}}
     folder = tmp_path / "killed"
     killed(config, folder, 37, resume=False)
     assert not (folder / "summary.json").exists()

@@ -39,6 +39,7 @@ class ClientState:
         awake_until_s: Until when the radio's tail lasts. [s]
         uplink_bytes: Bytes sent. [B]
         downlink_bytes: Bytes received. [B]
+        charged_spent_j: What the ledger had booked when it was last seen on a charger. [J]
         last_block_j: Meter reading of the last block, 0 before the first. [J]
         retired: It will never take part again: its budget or its horizon is over.
         shelved: Its residual is put away in the checkpoint.
@@ -56,6 +57,7 @@ class ClientState:
     awake_until_s: float = 0.0
     uplink_bytes: int = 0
     downlink_bytes: int = 0
+    charged_spent_j: float = 0.0
     last_block_j: float = 0.0
     retired: bool = False
     shelved: bool = False
@@ -247,15 +249,15 @@ class Client:
         self._stay_awake(now_s + up.duration_s)
         return energy_j, up.duration_s
 
-    def pay_block(self) -> None:
-        """Book a local block at its meter reading.
+    def pay_block(self, share: float = 1.0) -> None:
+        """Book a local block at its meter reading, or the share of it that ran before it was cut off.
 
         Raises:
             BudgetExhausted: It does not fit what is left; nothing was booked.
         """
-        upper_j, awake_j = self._block_energy_upper_j(), self._awake_j(self.block_duration_s)
+        upper_j, awake_j = self._block_energy_upper_j(), self._awake_j(share * self.block_duration_s)
         self.state.last_block_j = self._cost.energy_j * self.member.compute_truth
-        self._pay("compute", self._cost.energy_j, upper_j, self.state.last_block_j, awake_j)
+        self._pay("compute", share * self._cost.energy_j, upper_j, share * self.state.last_block_j, awake_j)
 
     def delta(self) -> Vector:
         """What would be sent: learnt since the base, and what earlier sends left. Shape (n,)."""

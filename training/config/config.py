@@ -29,7 +29,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetConfig:
-    """Who learns, on what, over which link; `awake_frac` of the time a device would be on without training."""
+    """Who learns, on what, over which link.
+
+    `awake_frac` of the time a device would be on without training; clients join evenly over `arrival_s` and stay for
+    `lifetime_s` on average.
+    """
 
     clients: int
     device_shares: Mapping[str, float]
@@ -39,6 +43,9 @@ class FleetConfig:
     straggler_slowdown: tuple[float, float]
     dropout_frac: float
     availability: str
+    arrival_s: float
+    lifetime_s: float
+    battery_j: float
     energy_error_frac: float
     awake_frac: float
 
@@ -99,13 +106,13 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """When a device may work; only the defaults are built."""
+    """When a device may work; `hours` of its day, None for any."""
 
     charging: bool
     unmetered: bool
     idle: bool
     battery_frac: float
-    hours: str
+    hours: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,20 @@ def span(low: float, high: float) -> Read:
     return read
 
 
+def hours(value: Any) -> tuple[float, float] | None:
+    """Hours of the day such as "22-6" or "9:30-17", to the quarter of an hour; "" is any."""
+    if value == "":
+        return None
+    ends = value.split("-") if isinstance(value, str) else []
+    try:
+        read = [int(hour) + int(minute or 0) / 60 for hour, _, minute in (end.strip().partition(":") for end in ends)]
+    except ValueError:
+        read = []
+    if len(read) != 2 or read[0] == read[1] or not all(0 <= end <= 24 and end * 4 % 1 == 0 for end in read):
+        raise UsageError(f'{value!r} are no hours of the day; write quarters of an hour, such as "22-6" or "9:30-17"')
+    return read[0], read[1]
+
+
 def names(value: Any) -> tuple[str, ...]:
     """A list of strings; "none" is the empty list."""
     if value == "none":
@@ -162,7 +176,6 @@ def prefixed(read: Read, refused: dict[str, str]) -> Read:
     return check
 
 
-_CONDITIONS = "gating work by a device's condition is not built yet"
 _TEXT = "learning from text is not built yet; give package.module:callable or file.py:callable"
 
 OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw")
@@ -181,7 +194,10 @@ KEYS: dict[str, dict[str, Key]] = {
         "straggler_frac": Key(0.3, number(0, 1), "straggler_frac"),
         "straggler_slowdown": Key(10.0, span(1, 1e6), "straggler_slowdown"),
         "dropout_frac": Key(0.0, number(0, 0.99), "dropout_frac"),
-        "availability": Key("always", unbuilt("always", "availability traces are not built yet"), "availability"),
+        "availability": Key("always", text, "availability"),
+        "arrival": Key("0 s", at_most_none(seconds, "2 h", positive=False), "arrival_s"),
+        "lifetime": Key("none", at_most_none(seconds, "3 h"), "lifetime_s"),
+        "battery": Key("none", at_most_none(joules, "50 kJ"), "battery_j"),
         "energy_error_frac": Key(0.15, number(0, 0.95), "energy_error_frac"),
         "awake_frac": Key(1.0, number(0, 1), "awake_frac"),
     },
@@ -224,11 +240,11 @@ KEYS: dict[str, dict[str, Key]] = {
         "evaluate_every": Key("auto", lambda value: None if value == "auto" else whole(1)(value), "evaluate_every"),
     },
     "conditions": {
-        "charging": Key(False, unbuilt(False, _CONDITIONS), "charging"),
-        "unmetered": Key(False, unbuilt(False, _CONDITIONS), "unmetered"),
-        "idle": Key(False, unbuilt(False, _CONDITIONS), "idle"),
-        "battery_frac": Key(0.0, unbuilt(0.0, _CONDITIONS), "battery_frac"),
-        "hours": Key("", unbuilt("", _CONDITIONS), "hours"),
+        "charging": Key(False, flag, "charging"),
+        "unmetered": Key(False, flag, "unmetered"),
+        "idle": Key(False, flag, "idle"),
+        "battery_frac": Key(0.0, number(0, 1), "battery_frac"),
+        "hours": Key("", hours, "hours"),
     },
     "privacy": {
         "epsilon": Key("none", at_most_none(number(0, open_low=True), "8.0"), "epsilon"),

@@ -186,6 +186,10 @@ class Server:
         self.state.invited.pop(client, None)
         self._fill(engine)
 
+    def wake(self, engine: Engine) -> None:
+        """Clients have come or gone."""
+        self._fill(engine)
+
     def alarmed(self, engine: Engine, mark: int) -> None:
         """A round's deadline has come; those still out are not waited for."""
         if mark == self.state.round:

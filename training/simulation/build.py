@@ -24,6 +24,7 @@ from budjoule.training.server.combine import parse_aggregate
 from budjoule.training.server.methods import METHODS
 from budjoule.training.server.privacy import epsilon_spent, plan_privacy
 from budjoule.training.server.server import Server, parse_broadcast
+from budjoule.training.simulation.presence import draw_presences, unmetered
 from budjoule.training.simulation.record import Record
 from budjoule.training.simulation.simulator import Simulator
 from budjoule.training.task.data import Data, load_data
@@ -78,6 +79,7 @@ class Parts:
         make_scheduler(config.schedule.policy, seed=config.seed, client=0)
         parse_link_state(config.fleet.link_state, seed=config.seed, client=0)
         members = draw_fleet(config)
+        draw_presences(config, [unmetered(member.link) for member in members])
         data = load_data(config.task.data, config.seed)
         parts = partition(
             config.task.partition, data.labels.numpy(), config.fleet.clients, config.seed, owners=data.owners
@@ -144,6 +146,7 @@ class Parts:
             clients=clients,
             shards=self.shards,
             bench=self.bench,
+            presences=draw_presences(config, [unmetered(member.link) for member in self.members]),
             record=record,
             shelf=checkpoint.residual,
         )
@@ -181,6 +184,7 @@ class Parts:
             "participating_clients": sum(row["sends"] > row["lost"] for row in by_client),
             "sends": totals.sends,
             "lost": totals.lost,
+            "interrupted": totals.interrupted,
             "rejects": dict(totals.rejects),
             "privacy": self._privacy(simulator.server),
             "parameters": self.bench.layout.size,

@@ -20,6 +20,7 @@ class Totals:
         downlink_bytes: Bytes received by clients. [B]
         sends: Updates sent.
         lost: Updates lost on the way.
+        interrupted: Local blocks cut off because a device was needed or left.
         rejects: Refused arrivals by reason.
         evaluated_version: The last version evaluated, -1 before the first.
         accuracy_frac: Its accuracy.
@@ -34,6 +35,7 @@ class Totals:
     downlink_bytes: int = 0
     sends: int = 0
     lost: int = 0
+    interrupted: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
     evaluated_version: int = -1
     accuracy_frac: float = 0.0

@@ -5,6 +5,7 @@ and a count, so that a run repeats to the bit. A transfer keeps the rate that it
 """
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from budjoule.training.compression.update import Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.methods import METHODS
 from budjoule.training.server.server import Broadcast, Server
+from budjoule.training.simulation.presence import STEP_S, Presence
 from budjoule.training.simulation.record import Record
 from budjoule.training.task.shards import Shards
 
@@ -27,7 +29,7 @@ _BLOCK, _LOSS, _FRAME = 1, 2, 3  # purposes of random streams
 
 @dataclass(frozen=True, slots=True, order=True)
 class Event:
-    """Something that will happen: `kind` is block, arrive, lost or alarm; `subject` a client, or an alarm's mark."""
+    """Something that will happen: `kind` is a row of `Simulator.step`, `subject` a client, or an alarm's mark."""
 
     time_s: float
     order: int
@@ -47,6 +49,7 @@ class Simulator:
         clients: All clients, by number.
         shards: Gives a client's data.
         bench: Where local blocks and evaluations run.
+        presences: When each client may work.
         record: Where events and totals go.
         shelf: Fetches the residual of a client that was put away.
     """
@@ -59,6 +62,7 @@ class Simulator:
         clients: Sequence[Client],
         shards: Shards,
         bench: Workbench,
+        presences: Sequence[Presence],
         record: Record,
         shelf: Callable[[int], Vector],
     ) -> None:
@@ -72,6 +76,8 @@ class Simulator:
         self.free: list[int] = []
         self.touched: set[int] = set()
         self.stopped = ""
+        self._presences = presences
+        self._out: set[int] = set()
         self._place: dict[int, int] = {}
         self._config = config
         self._shards = shards
@@ -84,7 +90,9 @@ class Simulator:
 
     def begin(self) -> None:
         """Evaluate the untrained model and invite the first clients."""
-        self.set_free(range(len(self.clients)))
+        self.set_free(client for client in range(len(self.clients)) if self._may_work(client))
+        for client in range(len(self.clients)):
+            self._watch(client)
         self._evaluate()
         self.server.begin(self)
 
@@ -107,6 +115,10 @@ class Simulator:
             self._note_send(event, lost=True)
             self._rest(event.subject)
             self.server.give_up(self, event.subject)
+        elif event.kind == "cut":
+            self._cut(event.subject)
+        elif event.kind == "presence":
+            self._presence_changed(event.subject)
         else:
             self.server.alarmed(self, event.subject)
         return True
@@ -129,11 +141,15 @@ class Simulator:
         self.touched.add(client)
         self._take(client)
         size_bytes = len(model.frame)
+        if not self._may_work(client):  # its battery went down
+            self._push((self.now_s // STEP_S + 1) * STEP_S, "presence", client)
+            return False
         if not subject.can_take_part(self.now_s, size_bytes):
             state.retired = True
             return False
         if state.shelved:
             state.residual, state.shelved = self._shelf(client), False
+        self._out.add(client)
         duration_s = subject.pay_download(self.now_s, size_bytes)
         self.record.downlink(size_bytes)
         state.base_version, state.base, state.local, state.unsent_blocks = model.version, model.values, model.values, 0
@@ -231,6 +247,7 @@ class Simulator:
         subject.scheduler.settle(energy_j)
         self.record.uplink(len(frame))
         lost = spawn_rng(self._config.seed, client, _LOSS, state.sends).random() < self._config.fleet.dropout_frac
+        lost = lost or self._presences[client].changes_s(self.now_s) < self.now_s + duration_s
         state.sends += 1
         state.lost += lost
         if subject.keeps_residual:
@@ -273,7 +290,46 @@ class Simulator:
         subject = self.clients[client]
         start_s = subject.block_start_s(from_s)
         subject.state.block_started_s = start_s
-        self._push(start_s + subject.block_duration_s, "block", client)
+        end_s, gone_s = start_s + subject.block_duration_s, self._presences[client].changes_s(self.now_s)
+        self._push(min(end_s, gone_s), "block" if end_s <= gone_s else "cut", client)
+
+    def _cut(self, client: int) -> None:
+        """The device is needed, unplugged or gone in the middle of a block, which is lost; its joules are not."""
+        subject = self.clients[client]
+        self.record.totals.interrupted += 1
+        run_s = self.now_s - subject.state.block_started_s
+        try:
+            if run_s > 0:
+                subject.pay_block(run_s / subject.block_duration_s)
+        except BudgetExhausted:
+            subject.state.retired = True
+        self._leave(client)
+
+    def _presence_changed(self, client: int) -> None:
+        """A client comes or goes; what it is in the middle of is cut off by an event of its own."""
+        present = self._may_work(client)
+        if present and client not in self._place and client not in self._out:
+            self._rest(client)
+        elif not present and client in self._place:
+            self._take(client)
+        if not self.clients[client].state.retired:
+            self._watch(client)
+        self.server.wake(self)
+
+    def _watch(self, client: int) -> None:
+        """Look again when a client's presence changes."""
+        if (change_s := self._presences[client].changes_s(self.now_s)) < math.inf:
+            self._push(change_s, "presence", client)
+
+    def _may_work(self, client: int) -> bool:
+        """Whether a client is there and its owner's conditions hold, its battery being drained by training too."""
+        presence, subject = self._presences[client], self.clients[client]
+        if presence.battery_j == math.inf:
+            return presence.may_work(self.now_s)
+        spent_j = subject.ledger.spent_j
+        if presence.habit(self.now_s).charging:
+            subject.state.charged_spent_j = spent_j
+        return presence.may_work(self.now_s, spent_j - subject.state.charged_spent_j)
 
     def _leave(self, client: int, *, discard: bool = False) -> None:
         """Leave without an update."""
@@ -287,11 +343,13 @@ class Simulator:
     def set_free(self, clients: Iterable[int]) -> None:
         """Say which clients are at rest, in an order that later choices depend on."""
         self.free = list(clients)
+        self._out = {event.subject for event in self.queue if event.kind in ("block", "cut", "arrive", "lost")}
         self._place = {client: place for place, client in enumerate(self.free)}
 
     def _rest(self, client: int) -> None:
         self.touched.add(client)
-        if not self.clients[client].state.retired:
+        self._out.discard(client)
+        if not self.clients[client].state.retired and self._may_work(client):
             self._place[client] = len(self.free)
             self.free.append(client)
 

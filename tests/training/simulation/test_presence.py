@@ -1,0 +1,171 @@
+"""Presence: conditions gate work, changes are foreseen exactly, and nobody works while away."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from budjoule.energy.errors import UsageError
+from budjoule.training.clients.conditions import DAY_S, HOUR_S, Moment, hold
+from budjoule.training.config.config import load_config
+from budjoule.training.run import train
+from budjoule.training.simulation.presence import STEP_S, Presence, draw_presences
+
+Bits = Callable[..., tuple[dict[str, Any], bytes]]
+
+
+def presences(conditions: dict[str, Any] | None = None, *, free: bool = True, **fleet: Any) -> list[Presence]:
+    document = {"fleet": {"clients": 8, **fleet}, "budget": {"horizon": "72 h"}, "conditions": conditions or {}}
+    config = load_config(document)
+    return draw_presences(config, [free] * 8)
+
+
+@pytest.mark.parametrize("key", ["charging", "unmetered", "idle"])
+def test_a_condition_holds_exactly_where_its_fact_does(key: str) -> None:
+    asked = load_config({"conditions": {key: True}}).conditions
+    assert hold(asked, Moment())
+    assert not hold(asked, Moment(**{key: False}))
+    others = {other: False for other in ("charging", "unmetered", "idle") if other != key}
+    assert hold(asked, Moment(**others, battery_frac=0.0))
+
+
+@given(begin=st.integers(0, 95), length=st.integers(1, 95), at=st.integers(0, 95))
+def test_hours_and_their_complement_share_the_day(begin: int, length: int, at: int) -> None:
+    def at_quarter(number: int) -> str:
+        return f"{number % 96 // 4}:{number % 4 * 15:02}"
+
+    ends = at_quarter(begin), at_quarter(begin + length)
+    held = [
+        hold(load_config({"conditions": {"hours": f"{a}-{b}"}}).conditions, Moment(day_s=at * STEP_S))
+        for a, b in (ends, ends[::-1])
+    ]
+    assert sum(held) == 1
+
+
+@pytest.mark.parametrize("hours", ["22", "22-22", "25-3", "9:10-17", "a-b", "9-10-11"])
+def test_hours_that_cannot_be_read_are_refused(hours: str) -> None:
+    with pytest.raises(UsageError, match="hours of the day"):
+        load_config({"conditions": {"hours": hours}})
+
+
+@pytest.mark.parametrize(
+    ("conditions", "fleet"),
+    [
+        ({}, {"availability": "charging-at-night"}),
+        ({"idle": True, "battery_frac": 0.8}, {"availability": "charging-at-night"}),
+        ({"hours": "1:15-3"}, {}),
+        ({}, {"arrival": "5 h", "lifetime": "10 h"}),
+        ({"hours": "23-4"}, {"availability": "charging-at-night", "arrival": "20 h", "lifetime": "20 h"}),
+    ],
+)
+def test_a_change_is_foreseen_exactly(conditions: dict[str, Any], fleet: dict[str, Any]) -> None:
+    for presence in presences(conditions, **fleet):
+        time_s, changes = 0.0, []
+        while (time_s := presence.changes_s(time_s)) < 72 * HOUR_S:
+            changes.append(time_s)
+        assert changes == sorted(set(changes))
+        for begin_s, end_s in pairwise([0.0, *changes, 72 * HOUR_S]):
+            inside = [begin_s + (end_s - begin_s) * share for share in (0.0, 0.3, 0.7, 0.999999)]
+            assert len({presence.may_work(at_s) for at_s in inside}) == 1
+        for change_s in changes:
+            assert presence.may_work(change_s) != presence.may_work(change_s - 1e-6)
+
+
+def test_most_devices_charge_at_night_and_none_at_noon() -> None:
+    nights = presences(availability="charging-at-night")
+    for day in range(3):
+        assert not any(presence.may_work(day * DAY_S + 12 * HOUR_S) for presence in nights)
+    at_two = [presence.may_work(day * DAY_S + 2 * HOUR_S) for day in range(1, 3) for presence in nights]
+    assert sum(at_two) > 0.9 * len(at_two)
+
+
+def test_a_device_that_always_trains_empties_its_battery() -> None:
+    (presence, *_) = presences(battery="100 J")
+    assert presence.may_work(0.0, 99.0)
+    assert not presence.may_work(0.0, 100.0)
+    assert presence.moment(0.0, 30.0).battery_frac == pytest.approx(0.7)
+    assert not presences({"charging": True}, battery="100 J")[0].may_work(0.0)
+
+
+def test_mobile_networks_are_metered() -> None:
+    assert not presences({"unmetered": True}, free=False)[0].may_work(0.0)
+    assert presences({"unmetered": True}, free=True)[0].may_work(0.0)
+
+
+TRACE = "client,from_s,to_s,charging,battery_frac\na,0,100,1,0.5\na,250,400,0,0.4\nb,50.5,60,1,1\n"
+
+
+def test_a_trace_says_who_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE)
+    first, second, third, *_ = presences(availability=f"trace:{path}")
+    assert [first.changes_s(at_s) for at_s in (0.0, 100.0, 250.0, 400.0)] == [100.0, 250.0, 400.0, float("inf")]
+    assert [second.changes_s(0.0), second.changes_s(50.5)] == [50.5, 60.0]
+    assert third.changes_s(0.0) == 100.0
+    gated = presences({"charging": True}, availability=f"trace:{path}")[0]
+    assert gated.may_work(50.0)
+    assert not gated.may_work(300.0)
+
+
+@pytest.mark.parametrize("text", ["", "client,from_s\n1,2\n", "client,from_s,to_s\n1,5,2\n"])
+def test_traces_that_say_nothing_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="trace"):
+        presences(availability=f"trace:{path}")
+
+
+def test_an_unknown_availability_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="charging-at-night"):
+        presences(availability="sometimes")
+
+
+def changing(small: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A fleet whose clients come and go in the middle of blocks."""
+    path = tmp_path / "trace.csv"
+    rows = [f"{client},{at},{at + 150 + 7 * client}" for client in range(6) for at in range(31 * client, 1200, 300)]
+    path.write_text("client,from_s,to_s\n" + "\n".join(rows))
+    fleet = {**small["fleet"], "availability": f"trace:{path}", "straggler_frac": 0.5, "straggler_slowdown": 2000.0}
+    return small | {"fleet": fleet, "budget": {"energy": "300 J", "horizon": "20 min"}, "schedule": {"slot": "20 s"}}
+
+
+@pytest.mark.parametrize("method", ["budjoule", "fedavg-deadline", "fedavg"])
+def test_nobody_sends_while_away_and_what_ran_is_paid(small: dict[str, Any], tmp_path: Path, method: str) -> None:
+    config = changing(small, tmp_path)
+    config["server"] = {**config["server"], "method": method}
+    summary = train(config, output=tmp_path / method).summary
+    assert summary["interrupted"] > 0
+    assert summary["overspent_clients"] == 0
+    there = draw_presences(load_config(config), [False] * 6)
+    arrived = [
+        event
+        for event in map(json.loads, (tmp_path / method / "events.jsonl").read_text().splitlines())
+        if event["event"] == "send" and "lost" not in event
+    ]
+    assert len(arrived) > 5
+    assert all(there[event["client"]].may_work(event["time_s"]) for event in arrived)
+
+
+def test_a_run_with_comings_and_goings_repeats(small: dict[str, Any], tmp_path: Path, run_bits: Bits) -> None:
+    config = changing(small, tmp_path)
+    assert run_bits(config) == run_bits(config)
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_a_battery_runs_out_within_a_task_of_its_charge(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = {
+        "fleet": {"clients": 4, "link": "lte-2012", "battery": "60 J"},
+        "budget": {"energy": "none", "horizon": "30 min"},
+        "training": {"local_steps": 2, "batch_size": 4},
+        "stop": {"target_accuracy_frac": "none"},
+        "schedule": {"policy": "every-block"},
+        "server": {"cohort": 4, "buffer_size": 2},
+    }
+    summary = train(config, seed=seed, output=tmp_path_factory.mktemp("run")).summary
+    assert all(60.0 <= row["spent_j"] < 60.0 + 30.0 for row in summary["by_client"])
