@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 BLOCK_S = 1.0  # a commit that is safe from power cuts takes about 4 ms; a block this long makes that 0.4 %
 COUNTER_STEPS = 20  # a block this many counter steps long is measured to about 5 %
 _GROWTH = 4  # a block may be so many times the last one, whose steps may have been slow from warming up
-_MARGIN = 1.1  # what the next block may cost over the worst one measured of late
 
 
 class PaidSteps:
@@ -78,11 +77,13 @@ class PaidSteps:
             return True
         if self._reservation is not None:
             self._settle_block()
-        ratio = self._ledger.measured_ratio(self._cause)
-        upper_j = max(self._cost.upper_j, _MARGIN * ratio * self._cost.expected_j if ratio > 1 else 0.0)
-        self._reservation, self._held = self._reserve(upper_j)
-        if self._reservation is None:
+        upper_j = self._ledger.widened_j(self._cost.upper_j, self._cost.expected_j, self._cause)
+        try:
+            self._reservation = self._ledger.reserve(self._steps * upper_j, self._cause, least_j=upper_j)
+        except BudgetExhausted:
             return False
+        fitting = int(self._reservation.upper_j / upper_j * (1 + 1e-9)) if upper_j else self._steps
+        self._held = min(fitting, self._steps)
         self._ran, self._began_s = 0, time.monotonic()
         self._window = self._counter.begin()
         return True
@@ -121,20 +122,6 @@ class PaidSteps:
             each_s = (time.monotonic() - self._began_s) / self._ran
             most = _GROWTH * self._steps
             self._steps = max(1, min(most, int(self._counter.block_s / each_s) if each_s > 0 else most))
-
-    def _reserve(self, upper_j: float) -> tuple[Reservation | None, int]:
-        """A reservation for up to a block's steps, as many as fit; None if not even one does."""
-        steps = self._steps
-        while steps > 0:
-            fitting = steps if upper_j <= 0 else min(steps, int(self._ledger.remaining_j / upper_j * (1 + 1e-12)))
-            held = max(fitting, 1)
-            try:
-                expected_j = held * self._cost.expected_j
-                return self._ledger.reserve(held * upper_j, self._cause, expected_j=expected_j), held
-            except BudgetExhausted:
-                # Rounding, or another process was faster: fewer steps, down to none.
-                steps = fitting // 2
-        return None, 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
