@@ -18,6 +18,7 @@ import zstandard
 from budjoule.energy.measure import measure
 from budjoule.training.compression.codec_value import BLOCK, VALUE_CODECS
 from budjoule.training.compression.compress import Compressor, decode
+from budjoule.training.compression.select import worthiest_indices
 from budjoule.training.compression.update import Layout, Vector, layout_of
 
 OURS: tuple[list[str], ...] = (
@@ -33,7 +34,9 @@ OURS: tuple[list[str], ...] = (
         for share in ("0.01", "0.02", "0.05", "0.1")
         for values in ([], ["quantize:8"], ["quantize:4"], ["ternary"])
     ),
+    *([f"topk-per-joule:{share}", "quantize:8"] for share in ("0.01", "0.05")),
     ["randomk:0.01", "quantize:8"],
+    *([f"lowrank:{rank}", "quantize:8"] for rank in (1, 4)),
 )
 
 
@@ -76,14 +79,16 @@ def drawn_update(size: int) -> tuple[Layout, Vector]:
 def bound_bytes(compressor: Compressor, values: Vector, decoded: Vector, layout: Layout) -> float | None:
     """Entropy of indices, layer by layer, and of the values' symbols; None where values are not symbols. [B]"""
     codec = VALUE_CODECS[compressor.values]
+    if compressor.selection in ("randomk", "lowrank"):
+        return None
     kept = np.argsort(-np.abs(values), kind="stable")[: compressor.kept(values.size)]
+    if compressor.selection == "topk-per-joule":
+        kept = worthiest_indices(values, kept.size, layout.bounds, codec.bits)
     bits = 0.0
-    if compressor.selection == "topk":
+    if compressor.selection != "all":
         for start, stop in zip(layout.bounds, layout.bounds[1:], strict=False):
             n, k = stop - start, int(((kept >= start) & (kept < stop)).sum())
             bits += (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
-    elif compressor.selection == "randomk":
-        return None
     if codec.float_bytes:
         return (bits + 8 * codec.float_bytes * kept.size) / 8 if not codec.zstd else None
     chosen = decoded[np.sort(kept)]

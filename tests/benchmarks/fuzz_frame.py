@@ -26,6 +26,7 @@ LAYOUT = layout_of([("a", (8, 8)), ("b", (8,)), ("c", (10, 30)), ("d", (0,)), ("
 STEPS = (
     [], ["fp16"], ["fp32z"], ["fp16z"], ["quantize:8"], ["quantize:4"], ["quantize:2"], ["ternary"],
     ["topk:0.1"], ["topk:0.3", "quantize:8"], ["topk:0.5", "quantize:4"], ["topk:0.9", "ternary"], ["randomk:0.2", "quantize:8"],
+    ["lowrank:1"], ["lowrank:2", "quantize:8"],
 )  # fmt: skip
 BATCH = 20_000
 MAX_BYTES = 4096

@@ -1,5 +1,6 @@
 """Compressors keep their laws: exact, unbiased or leaving a residual, within the size they promise, near the entropy."""
 
+import itertools
 import math
 
 import numpy as np
@@ -11,9 +12,10 @@ from scipy.special import gammaln
 from budjoule.energy.errors import PayloadError, UsageError
 from budjoule.training.compression.codec_index import decode_indices, encode_indices, index_upper_bytes
 from budjoule.training.compression.codec_value import BLOCK
-from budjoule.training.compression.compress import Compressor, ErrorFeedback, decode
-from budjoule.training.compression.select import hashed_indices, largest_indices
-from budjoule.training.compression.update import layout_of
+from budjoule.training.compression.compress import Compressor, decode
+from budjoule.training.compression.residual import ErrorFeedback
+from budjoule.training.compression.select import hashed_indices, largest_indices, worthiest_indices
+from budjoule.training.compression.update import Layout, layout_of
 
 LAYOUT = layout_of([("conv.weight", (16, 1, 3, 3)), ("conv.bias", (16,)), ("fc.weight", (30, 40)), ("fc.bias", (7,))])
 STEPS = [
@@ -34,6 +36,12 @@ STEPS = [
     ["randomk:0.05"],
     ["randomk:0.1", "quantize:8"],
     ["quantize:2", "topk:0.2"],
+    ["topk-per-joule:0.05"],
+    ["topk-per-joule:0.1", "quantize:4"],
+    ["lowrank:1"],
+    ["lowrank:3", "quantize:8"],
+    ["lowrank:2", "ternary"],
+    ["lowrank:200", "fp16"],
 ]
 
 
@@ -76,7 +84,7 @@ def test_no_body_is_larger_than_promised_and_all_decode_finite(values, steps):
     assert decoded.dtype == np.float32
     assert decoded.shape == (LAYOUT.size,)
     assert np.isfinite(decoded).all()
-    assert not decoded[values == 0].any() or compressor.values == "int2" or compressor.selection == "all"
+    assert not decoded[values == 0].any() or compressor.values == "int2" or compressor.selection in ("all", "lowrank")
     if compressor.lossless:
         assert decoded.tobytes() == values.tobytes()
 
@@ -196,6 +204,70 @@ def test_error_feedback_holds_everything_until_it_is_settled():
     feedback.apply(delta(1))
     lost = feedback.apply(delta(2))  # the first was never sent
     assert np.allclose(lost, delta(1) + delta(2))
+
+
+def matrix(rank, shape=(30, 40), seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))).astype(np.float32)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_factors_carry_a_matrix_of_their_rank_and_vectors_whole(rank, scale):
+    layers = {
+        "fc.weight": matrix(rank),
+        "fc.bias": matrix(1, (1, 7))[0],
+        "conv": matrix(rank, (16, 90)).reshape(16, 10, 3, 3),
+    }
+    layout = Layout.of(layers)
+    values = layout.flatten(layers) * np.float32(scale)
+    arrived = sent([f"lowrank:{rank}"], values, layout=layout)
+    assert np.abs(arrived - values).max() <= 1e-5 * np.abs(values).max()
+    body = Compressor.parse([f"lowrank:{rank}"]).encode(values, layout, np.random.default_rng(0))
+    assert len(body) == 7 + 4 * (rank * (30 + 40) + 7 + rank * (16 + 90))
+
+
+def test_factors_come_near_the_best_of_their_rank():
+    rng = np.random.default_rng(0)
+    rotated = np.linalg.qr(rng.standard_normal((60, 60)))[0] * 0.7 ** np.arange(60)
+    values = (rotated @ np.linalg.qr(rng.standard_normal((60, 60)))[0]).astype(np.float32)
+    best = np.sqrt((np.linalg.svd(values, compute_uv=False)[4:] ** 2).sum())
+    layout = layout_of([("w", (60, 60))])
+    arrived = sent(["lowrank:4"], values.ravel(), layout=layout)
+    assert np.linalg.norm(arrived - values.ravel()) <= 1.05 * best
+
+
+def test_per_joule_sends_as_many_entries_in_fewer_bytes_where_layers_differ():
+    """Where a small layer sends most of its entries, naming one there costs little; the large layer's lone ones are dear."""
+    layout = layout_of([("large", (300, 300)), ("small", (20, 20))])
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal(layout.size) * np.repeat([1.0, 4.0], layout.sizes)).astype(np.float32)
+    bodies = [
+        Compressor.parse([step, "quantize:4"]).encode(values, layout, np.random.default_rng(0))
+        for step in ("topk:0.005", "topk-per-joule:0.005")
+    ]
+    plain, worth = (decode(body, layout) for body in bodies)
+    assert len(bodies[1]) < len(bodies[0])
+    norm = np.linalg.norm(values)
+    assert np.linalg.norm(values - worth) / len(bodies[0]) * len(bodies[1]) < np.linalg.norm(values - plain) <= norm
+
+
+def test_per_joule_is_the_largest_where_layers_are_alike():
+    values = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    assert np.array_equal(worthiest_indices(values, 40, (0, 4000), 8), largest_indices(values, 40))
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=vectors(), kept=st.integers(1, 400), value_bits=st.floats(1, 32))
+def test_per_joule_leaves_nothing_out_that_is_larger_and_cheaper(values, kept, value_bits):
+    """Within a layer all entries cost the same, so there the largest are sent."""
+    chosen = np.zeros(LAYOUT.size, bool)
+    chosen[worthiest_indices(values, kept, LAYOUT.bounds, value_bits)] = True
+    assert chosen.sum() == min(kept, np.count_nonzero(values))
+    for start, stop in itertools.pairwise(LAYOUT.bounds):
+        layer, sent_here = np.abs(values[start:stop]), chosen[start:stop]
+        if sent_here.any() and not sent_here.all():
+            assert layer[sent_here].min() >= layer[~sent_here].max() * (1 - 1e-6)
 
 
 def test_a_seeded_selection_is_the_same_everywhere_and_covers_evenly():
@@ -321,7 +393,13 @@ def test_an_update_of_another_shape_is_refused():
         (["topk:0.1", "randomk:0.1"], "selects twice"),
         (["quantize:8", "ternary"], "stores values twice"),
         (["quantize:3"], "unknown compress step 'quantize:3'"),
-        (["gzip"], "unknown compress step 'gzip'; give some of topk:0.01"),
+        (
+            ["gzip"],
+            "unknown compress step 'gzip'; give some of topk:0.01, topk-per-joule:0.01, randomk:0.01, lowrank:2",
+        ),
+        (["lowrank:0"], "needs a whole rank"),
+        (["lowrank:0.5"], "needs a whole rank"),
+        (["lowrank:2", "topk:0.1"], "selects twice"),
     ],
 )
 def test_steps_that_mean_nothing_are_refused(steps, reason):

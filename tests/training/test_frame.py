@@ -23,6 +23,7 @@ STEPS = [
     ["topk:0.1", "quantize:8"],
     ["topk:0.05", "ternary"],
     ["randomk:0.1"],
+    ["lowrank:2", "quantize:8"],
 ]
 MAX_BYTES = 1 << 20
 
@@ -169,6 +170,9 @@ def bomb(size):
         struct.pack("<BBI", 2, 0, 5) + bytes(7),
         struct.pack("<BBI", 9, 0, 5) + bytes(70),
         struct.pack("<BBI", 0, 99, LAYOUT.size) + bytes(70),
+        struct.pack("<BBIB", 3, 0, 1000, 2) + bytes(4000),  # no factors of this layout
+        struct.pack("<BBIB", 3, 0, LAYOUT.size, 0) + bytes(4 * LAYOUT.size),
+        struct.pack("<BBIB", 3, 0, 16 + 9 + 70 + 7, 1) + b"\x7f" * 4 * (16 + 9 + 70 + 7),  # the product is infinite
         b"",
     ],
 )

@@ -17,6 +17,7 @@ from torch import nn
 import budjoule.training.simulation.build as build
 from budjoule.energy.errors import RunError, UsageError
 from budjoule.training.clients.local import Workbench, one_thread
+from budjoule.training.compression.compress import SELECTIONS
 from budjoule.training.config.config import load_config
 from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.run import train
@@ -262,6 +263,28 @@ def test_every_partition_optimizer_and_model_runs(small: dict[str, Any], run_bit
     ):
         summary, _ = run_bits(small, short, *overrides)
         assert summary["rounds"] > 0
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_every_way_to_compress_is_reached_from_a_configuration(
+    small: dict[str, Any], run_bits: Bits, feedback: bool
+) -> None:
+    sizes = {}
+    steps = (
+        *(f"{name}:{example}" for name, example in SELECTIONS.items()),
+        "quantize:4",
+        "quantize:2",
+        "ternary",
+        "fp16",
+    )
+    for step in steps:
+        overrides = [f'update.compress=["{step}"]', f"update.error_feedback={str(feedback).lower()}"]
+        summary, _ = run_bits(small, "stop.duration=4 min", *overrides)
+        assert summary["sends"] > 0
+        sizes[step] = summary["uplink_bytes"] / summary["sends"]
+    dense = 4 * summary["parameters"]
+    assert all(size < dense for size in sizes.values())
+    assert sizes["ternary"] < sizes["quantize:2"] < sizes["quantize:4"] < sizes["fp16"]
 
 
 def test_lost_updates_stay_in_the_residual(small: dict[str, Any], tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ class ValueCodec:
     float_bytes: int = 0
     zstd: bool = False
 
+    @property
+    def bits(self) -> float:
+        """Bits of a value before zstd."""
+        return 8.0 * (self.float_bytes or 1 / self.per_byte)
+
 
 VALUE_CODECS = {
     "fp32": ValueCodec(code=0, float_bytes=4),

@@ -19,14 +19,16 @@ from budjoule.training.compression.codec_value import (
     encode_values,
     value_upper_bytes,
 )
-from budjoule.training.compression.select import hashed_indices, largest_indices
+from budjoule.training.compression.low_rank import factorize, multiply, numbers_sent, without_harm
+from budjoule.training.compression.select import Indices, hashed_indices, largest_indices, worthiest_indices
 from budjoule.training.compression.update import Layout, Vector, check_length
 
 _HEAD = struct.Struct("<BBI")  # selection, value codec, number of entries sent
-_ALL, _LISTED, _SEEDED = 0, 1, 2
+_ALL, _LISTED, _SEEDED, _FACTORS = 0, 1, 2, 3
 _SEED = struct.Struct("<Q")
+_RANK = struct.Struct("<B")
 
-SELECTIONS = ("topk", "randomk")
+SELECTIONS = {"topk": "0.01", "topk-per-joule": "0.01", "randomk": "0.01", "lowrank": "2"}  # each with an example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +36,9 @@ class Compressor:
     """What `update.compress` asks for, parsed: at most one selection and one value codec.
 
     Args:
-        selection: `all`, `topk` or `randomk`.
+        selection: `all` or a row of `SELECTIONS`.
         kept_frac: The share of entries that a selection keeps.
+        rank: Columns of a factor, where matrices are sent as products.
         values: How the kept values are stored; a row of `VALUE_CODECS`.
         unbiased: Round at random and scale a random selection by n/k, so that the mean is the update. Off under error
             feedback, which needs the error to be smaller than the update, or residuals would grow without end.
@@ -43,6 +46,7 @@ class Compressor:
 
     selection: str = "all"
     kept_frac: float = 1.0
+    rank: int = 0
     values: str = "fp32"
     unbiased: bool = True
 
@@ -51,28 +55,35 @@ class Compressor:
         """Read steps such as `["topk:0.01", "quantize:8"]`; none is dense fp32.
 
         Args:
-            steps: `topk:SHARE` or `randomk:SHARE`; `quantize:8|4|2|1.6`, `ternary`, `fp16` or `fp16z`, `fp32z` (with zstd).
+            steps: `topk:SHARE`, `topk-per-joule:SHARE`, `randomk:SHARE` or `lowrank:RANK`; `quantize:8|4|2|1.6`, `ternary`,
+                `fp16` or `fp16z`, `fp32z` (with zstd).
             error_feedback: The residual is kept, so the error may have a mean but must shrink.
 
         Raises:
             UsageError: A step is unknown, out of range or given twice.
         """
-        selection, kept_frac, values = "all", 1.0, ""
+        selection, kept_frac, rank, values = "all", 1.0, 0, ""
         for step in steps:
             name, _, argument = step.partition(":")
             if name in SELECTIONS:
                 if selection != "all":
                     raise UsageError(f"compress selects twice ({selection} and {step}); keep one")
-                selection, kept_frac = name, _share(step, argument)
+                selection = name
+                if name == "lowrank":
+                    rank = _rank(step, argument)
+                else:
+                    kept_frac = _share(step, argument)
                 continue
             codec = _CODEC_OF_STEP.get(step)
             if codec is None:
-                known = ", ".join([*(f"{name}:0.01" for name in SELECTIONS), *_CODEC_OF_STEP])
+                known = ", ".join([*map(":".join, SELECTIONS.items()), *_CODEC_OF_STEP])
                 raise UsageError(f"unknown compress step {step!r}; give some of {known}")
             if values:
                 raise UsageError(f"compress stores values twice ({values} and {step}); keep one")
             values = codec
-        return cls(selection=selection, kept_frac=kept_frac, values=values or "fp32", unbiased=not error_feedback)
+        return cls(
+            selection=selection, kept_frac=kept_frac, rank=rank, values=values or "fp32", unbiased=not error_feedback
+        )
 
     @property
     def lossless(self) -> bool:
@@ -80,8 +91,8 @@ class Compressor:
         return self.selection == "all" and self.values in ("fp32", "fp32z")
 
     def kept(self, size: int) -> int:
-        """The most entries of `size` that are sent."""
-        return size if self.selection == "all" else min(size, max(1, round(self.kept_frac * size)))
+        """The most entries of `size` that are sent; of factors, all arrive."""
+        return size if self.selection in ("all", "lowrank") else min(size, max(1, round(self.kept_frac * size)))
 
     def encode(self, values: Vector, layout: Layout, rng: np.random.Generator) -> bytes:
         """The body of a frame for a delta. Shape (layout.size,).
@@ -100,26 +111,48 @@ class Compressor:
             raise PayloadError("the update holds NaN or infinite values; lower the learning rate")
         codec = VALUE_CODECS[self.values]
         rounding = rng if self.unbiased else None
-        if self.selection == "all" or self.kept(values.size) == values.size:
-            return _HEAD.pack(_ALL, codec.code, values.size) + encode_values(values, codec, rounding)
+        if self.selection == "lowrank":
+            return self._encode_factors(values, layout, codec, rounding)
         kept = self.kept(values.size)
+        if kept == values.size:
+            return _HEAD.pack(_ALL, codec.code, values.size) + encode_values(values, codec, rounding)
         if self.selection == "randomk":
             seed = int(rng.integers(2**63))
             chosen = values[hashed_indices(values.size, kept, seed)]
             if self.unbiased:
                 chosen = chosen * np.float32(values.size / max(kept, 1))
             return _HEAD.pack(_SEEDED, codec.code, kept) + _SEED.pack(seed) + encode_values(chosen, codec, rounding)
-        indices = largest_indices(values, kept)
+        indices = self._choose(values, layout, kept, codec)
         head = _HEAD.pack(_LISTED, codec.code, indices.size)
         return head + encode_indices(indices, layout.bounds) + encode_values(values[indices], codec, rounding)
 
+    def _choose(self, values: Vector, layout: Layout, kept: int, codec: ValueCodec) -> Indices:
+        if self.selection == "topk":
+            return largest_indices(values, kept)
+        return worthiest_indices(values, kept, layout.bounds, codec.bits)
+
+    def _encode_factors(
+        self, values: Vector, layout: Layout, codec: ValueCodec, rounding: np.random.Generator | None
+    ) -> bytes:
+        numbers = factorize(values, layout, self.rank)
+        coded = encode_values(numbers, codec, rounding)
+        while not self.unbiased:
+            arrived = multiply(decode_values(memoryview(coded), numbers.size, codec), layout, self.rank)
+            if not without_harm(numbers, arrived, values, layout, self.rank):
+                break
+            coded = encode_values(numbers, codec, rounding)
+        return _HEAD.pack(_FACTORS, codec.code, numbers.size) + _RANK.pack(self.rank) + coded
+
     def size_upper_bytes(self, layout: Layout) -> int:
         """The largest body this compressor can make: what a reservation for sending is based on. [B]"""
+        codec = VALUE_CODECS[self.values]
+        if self.selection == "lowrank":
+            return _HEAD.size + _RANK.size + value_upper_bytes(numbers_sent(layout, self.rank), codec)
         kept = self.kept(layout.size)
-        body = _HEAD.size + value_upper_bytes(kept, VALUE_CODECS[self.values])
+        body = _HEAD.size + value_upper_bytes(kept, codec)
         if self.selection == "randomk":
             return body + _SEED.size
-        return body + (index_upper_bytes(layout.size, kept) if self.selection == "topk" else 0)
+        return body + (0 if self.selection == "all" else index_upper_bytes(layout.size, kept))
 
 
 def decode(body: bytes, layout: Layout) -> Vector:
@@ -142,6 +175,8 @@ def decode(body: bytes, layout: Layout) -> Vector:
         if kept != layout.size:
             raise PayloadError(f"the body holds {kept} entries, the layout needs {layout.size}")
         return decode_values(view, kept, codec)
+    if selection == _FACTORS:
+        return _decode_factors(view, kept, codec, layout)
     if selection == _LISTED:
         indices, view = decode_indices(view, layout.bounds, kept)
     elif selection == _SEEDED:
@@ -156,32 +191,13 @@ def decode(body: bytes, layout: Layout) -> Vector:
     return values
 
 
-@dataclass(slots=True)
-class ErrorFeedback:
-    """Keeps what a lossy update did not carry, and adds it to the next.
-
-    Source: Seide et al., 1-bit stochastic gradient descent, Interspeech 2014; Karimireddy et al., Error feedback fixes
-    SignSGD, ICML 2019, arXiv 1901.09847.
-
-    Args:
-        residual: What was learnt and not yet sent. Shape (layout.size,).
-    """
-
-    residual: Vector
-
-    @classmethod
-    def empty(cls, layout: Layout) -> "ErrorFeedback":
-        """Nothing kept yet."""
-        return cls(np.zeros(layout.size, np.float32))
-
-    def apply(self, delta: Vector) -> Vector:
-        """What should be sent: the new delta and what was kept. The residual is now all of it, until `settle`."""
-        self.residual = self.residual + delta
-        return self.residual
-
-    def settle(self, sent: Vector) -> None:
-        """Note what arrived; the rest stays for the next update."""
-        self.residual = self.residual - sent
+def _decode_factors(view: memoryview, count: int, codec: ValueCodec, layout: Layout) -> Vector:
+    if not len(view):
+        raise PayloadError("the body ends before its rank; it was cut short")
+    (rank,) = _RANK.unpack_from(view)
+    if rank == 0 or count != numbers_sent(layout, rank):
+        raise PayloadError(f"the body holds {count} numbers, which are no factors of rank {rank} of the layout")
+    return multiply(decode_values(view[_RANK.size :], count, codec), layout, rank)
 
 
 def _share(step: str, argument: str) -> float:
@@ -192,6 +208,12 @@ def _share(step: str, argument: str) -> float:
     if not 0 < share <= 1:
         raise UsageError(f"compress step {step!r} needs a share above 0 and up to 1, as in 'topk:0.01'")
     return share
+
+
+def _rank(step: str, argument: str) -> int:
+    if not argument.isdecimal() or not 1 <= int(argument) <= 255:
+        raise UsageError(f"compress step {step!r} needs a whole rank from 1 to 255, as in 'lowrank:2'")
+    return int(argument)
 
 
 _CODEC_OF_STEP = {

@@ -1,4 +1,4 @@
-"""Which entries of a vector to send: the largest, or a random set that a seed names so that no index travels."""
+"""Which entries of a vector to send: the largest, the largest for their joules, or a random set that a seed names."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,28 @@ def largest_indices(values: Vector, kept: int) -> Indices:
     above[ties] = True
     chosen: Indices = candidates[above].astype(np.int64, copy=False)
     return chosen
+
+
+def worthiest_indices(values: Vector, kept: int, bounds: tuple[int, ...], value_bits: float) -> Indices:
+    """`kept` indices, ascending, of the largest squared magnitude for the joules that sending them takes.
+
+    A link's joules go with the bits. In a layer that sends k of n entries one more takes ``b = v + log2((n - k) / k)``
+    bits, the growth of log2 C(n, k) and the value's own; so entries are ranked by ``|x| / sqrt(b)``, with k from the
+    plain choice of the largest. An entry among many that are sent is cheaper to name than a lone one.
+
+    Args:
+        values: What could be sent. Shape (n,).
+        kept: How many are.
+        bounds: Where each layer starts, and the end of the last.
+        value_bits: Bits of a value, v.
+    """
+    edges = np.asarray(bounds)
+    count = np.diff(np.searchsorted(largest_indices(values, kept), edges))
+    index_bits = np.log2((np.diff(edges) - count + 0.5) / (count + 0.5))
+    cost = np.sqrt(value_bits + np.maximum(index_bits, 0.0))
+    worth = np.asarray(cost.max(initial=0.0) / cost, np.float32)  # at least 1, so that no tiny value becomes zero
+    with np.errstate(over="ignore"):
+        return largest_indices(values * np.repeat(worth, np.diff(edges)), kept)
 
 
 def hashed_indices(size: int, kept: int, seed: int) -> Indices:

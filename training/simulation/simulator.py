@@ -14,8 +14,8 @@ import numpy as np
 from budjoule.energy.errors import BudgetExhausted
 from budjoule.training.clients.client import Client, spawn_rng
 from budjoule.training.clients.local import Workbench
-from budjoule.training.compression.compress import ErrorFeedback
 from budjoule.training.compression.frame import pack, unpack
+from budjoule.training.compression.residual import ErrorFeedback
 from budjoule.training.compression.update import Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.methods import METHODS
