@@ -1,18 +1,18 @@
 """Does every architecture of transformers trace, and on named rules?
 
-`python tests/benchmarks/coverage.py [--jobs 2] [--only bert,vit] [--all-classes]` builds each on the meta device from a
+`python tests/benchmarks/coverage.py [--jobs 2] [--only bert,vit] [--heads | --all-classes]` builds each on the meta device from a
 configuration with two layers a stack, traces inference and training, and prints what failed and what share of the estimated
-energy (a100-pcie-40gb) rests on ops without a rule. Chunks run in processes of their own, each architecture under a time limit.
+energy (a100-pcie-40gb) rests on ops without a rule. `--heads` takes one class with a task's head an architecture, with its labels
+where it has some, `--all-classes` every class. Chunks run in processes of their own, each class under a time limit.
 """
 
 import argparse
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -23,6 +23,8 @@ from typing import Any
 DEVICE = "a100-pcie-40gb"
 LIMIT_S = 40
 CHUNK = 40
+# heads are taken in this order, then by name
+TASKS = ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "SEQUENCE_CLASSIFICATION", "IMAGE_TEXT_TO_TEXT", "IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "SEMANTIC_SEGMENTATION", "CTC")  # fmt: skip
 MOST_PARAMETERS = 150_000_000  # built for real
 
 
@@ -43,6 +45,19 @@ def classes(every: bool) -> list[str]:
             for name in (value,) if isinstance(value, str) else value:
                 found.setdefault(name, model_type)
     return [f"{model_type}:{name}" for name, model_type in found.items()]
+
+
+def heads() -> list[str]:
+    """Names of model classes with a task's head, one an architecture."""
+    from transformers.models.auto import modeling_auto
+
+    first = [f"MODEL_FOR_{task}_MAPPING_NAMES" for task in TASKS]
+    tables = [name for name in dir(modeling_auto) if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING_NAMES")]
+    found: dict[str, str] = {}
+    for table in (getattr(modeling_auto, name) for name in dict.fromkeys([*first, *tables])):
+        for model_type, value in table.items():
+            found.setdefault(model_type, value if isinstance(value, str) else value[0])
+    return [f"{model_type}:{name}" for model_type, name in found.items()]
 
 
 def try_one(name: str) -> dict[str, Any]:
@@ -79,18 +94,21 @@ def try_one(name: str) -> dict[str, Any]:
         for inputs in inputs_for(model, config):
             started = time.perf_counter()
             try:
-                row["inference"] = _traced(model, inputs, "inference")
+                traced = _traced(model, inputs, "inference")
             except BudjouleError as error:
                 reasons.append(str(error)[:600])
                 continue
-            row["inference"]["seconds"] = time.perf_counter() - started
+            row["inference"] = {**traced, "seconds": time.perf_counter() - started}
             row["inputs"] = {k: list(getattr(v, "shape", ())) for k, v in inputs.items()}
             try:
                 row["training"] = _traced(model, inputs, "training")
-            except BudjouleError as error:
+            except BudjouleError as error:  # the next inputs may do for both
                 row["training"] = {"failed": [str(error)[:600]]}
+                continue
             row["training"]["seconds"] = time.perf_counter() - started
             return row
+    if "inference" in row:
+        return row
     if not reasons:
         return {**row, "unbuilt": errors[-1] if errors else "no default configuration"}
     return {**row, "inference": {"failed": reasons, "pytorch_runs": _pytorch_runs(model_class, config)}}
@@ -150,7 +168,6 @@ def child(names: list[str], output: Path) -> None:
     """Try a chunk, one JSON line each; a class that takes too long is one that failed."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    os.environ["HF_HUB_OFFLINE"] = "1"
 
     def expired(*_: object) -> None:
         raise Expired(f"took over {LIMIT_S} s")
@@ -169,25 +186,32 @@ def child(names: list[str], output: Path) -> None:
 
 
 def run(names: list[str], jobs: int) -> list[dict[str, Any]]:
-    """All classes, in chunks of a process each; what a process that died left out is marked as crashed."""
+    """All classes, in chunks of a forked process each; what a process that died left out is marked as crashed."""
+    import torch  # noqa: F401  once, for all processes
+    import transformers  # noqa: F401
+
+    import budjoule.energy.predict
+    import budjoule.energy.trace  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        running: list[tuple[subprocess.Popen[bytes], list[str], Path]] = []
+        running: list[tuple[Any, list[str], Path]] = []
         while chunks or running:
             while chunks and len(running) < jobs:
                 chunk = chunks.pop(0)
                 path = Path(folder) / f"{len(chunks)}.jsonl"
-                command = [sys.executable, __file__, "--child", str(path), "--only", ",".join(chunk)]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-                running.append((subprocess.Popen(command, env=environment), chunk, path))
+                process = context.Process(target=child, args=(chunk, path))
+                process.start()
+                running.append((process, chunk, path))
             process, chunk, path = running.pop(0)
-            process.wait()
+            process.join()
             done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
             rows += done
             missing = chunk[len(done) :]
             if missing:
-                rows.append({"name": missing[0], "crashed": f"the process ended with {process.returncode}"})
+                rows.append({"name": missing[0], "crashed": f"the process ended with {process.exitcode}"})
                 chunks.append(missing[1:])
     return rows
 
@@ -239,18 +263,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="names of model types or classes, separated by commas")
-    parser.add_argument("--all-classes", action="store_true", help="task heads too")
+    parser.add_argument("--heads", action="store_true", help="one class with a task's head an architecture")
+    parser.add_argument("--all-classes", action="store_true", help="every class with a task's head too")
     parser.add_argument("--rows", type=Path, help="keep every row here, as JSON")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     wanted = [name for name in options.only.split(",") if name]
-    if options.child:
-        child(wanted, options.child)
-        return
-    names = classes(options.all_classes)
+    names = heads() if options.heads else classes(options.all_classes)
     if wanted:
         names = [name for name in names if any(w in name.split(":") for w in wanted)]
     started = time.perf_counter()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     rows = run(names, options.jobs)
     if options.rows:
         options.rows.write_text(json.dumps(rows, indent=1))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from coverage_own import CONFIG, INPUTS
 
 LAYERS = re.compile(
     r"^(num_hidden_layers|num_layers|n_layers?|n_blocks?|depth|num_blocks|.*_(num_)?(hidden_)?layers|num_.*_layers|.*depth|num_stages_layers)$"
@@ -18,10 +19,18 @@ BATCH, TOKENS = 2, 16
 
 def small_config(config_class: Any) -> Iterator[Any]:
     """The default configuration with two layers a stack where that builds; then the default as it is."""
-    default = _built(config_class, {})
+    own = CONFIG.get(config_class.model_type, {})
+    default = _built(config_class, own)
     if default is not None:
-        small = _built(config_class, _shrunk(default))  # some sizes depend on each other: the default then
+        small = _built(
+            config_class, _merged(_shrunk(default), own)
+        )  # some sizes depend on each other: the default then
         yield from (config for config in (small, default) if config is not None)
+
+
+def _merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(values[key], more[key]) for key in values.keys() & more if isinstance(more[key], dict)}
+    return {**values, **more, **both}
 
 
 def _built(config_class: Any, arguments: dict[str, Any]) -> Any:
@@ -173,8 +182,10 @@ ALWAYS = ("decoder_input_ids", "visual_feats", "visual_pos", "image_embeds_posit
 MAIN = ("pixel_values", "pixel_values_videos", "input_values", "input_features", "past_values", "inputs", "input", "hidden_states", "latents", "audio_mel", "states")  # fmt: skip
 
 
-def inputs_for(model: Any, config: Any) -> Iterator[dict[str, Any]]:
-    """Candidate inputs, the likeliest first: the arguments without default, and the usual ones that the model takes."""
+def _bare_inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
+    """Candidate inputs, the likeliest first: the architecture's own, the arguments without default, and the usual ones that the model takes."""
+    if config.model_type in INPUTS:
+        yield INPUTS[config.model_type](config)
     parameters = inspect.signature(model.forward).parameters
     values = _values(config)
     required = [
@@ -204,3 +215,30 @@ def inputs_for(model: Any, config: Any) -> Iterator[dict[str, Any]]:
     for name in ("pixel_values", "input_features") if text else ():
         for value in values[name][1:] if name in parameters else ():
             yield {**always, **text, name: value}
+
+
+def _labels(model: Any, inputs: dict[str, Any]) -> torch.Tensor | None:
+    """Labels for a class with a task's head, where a rule by its name gives them."""
+    name = type(model).__name__
+    ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+    if name.endswith(
+        ("ForCausalLM", "ForMaskedLM", "LMHeadModel", "ForTokenClassification", "ForConditionalGeneration")
+    ):
+        return None if ids is None else ids % 2 if name.endswith("ForTokenClassification") else ids
+    if name.endswith(
+        ("ForSequenceClassification", "ForImageClassification", "ForVideoClassification", "ForMultipleChoice")
+    ):
+        return torch.zeros(next(v.shape[0] for v in inputs.values() if isinstance(v, torch.Tensor)), dtype=torch.int64)
+    if name.endswith("ForCTC"):
+        return torch.ones(BATCH, 4, dtype=torch.int64)
+    return None
+
+
+def inputs_for(model: Any, config: Any) -> Iterator[dict[str, Any]]:
+    """Candidate inputs, the likeliest first; each with labels before it comes without, where the model takes some."""
+    takes = "labels" in inspect.signature(model.forward).parameters
+    for inputs in _bare_inputs(model, config):
+        labels = _labels(model, inputs) if takes else None
+        if labels is not None:
+            yield {**inputs, "labels": labels}
+        yield inputs
