@@ -70,6 +70,11 @@ class Estimate:
         return self.work.moved_bytes
 
     @property
+    def peak_memory_bytes(self) -> int:
+        """The most that the step's tensors occupy at once; 0 where it is not known. [B]"""
+        return self.work.peak_memory_bytes
+
+    @property
     def mode(self) -> str:
         """`inference` or `training`."""
         return self.work.mode
@@ -132,6 +137,7 @@ class Estimate:
             "power_w": self.power_w,
             "flop": self.flop,
             "moved_bytes": self.moved_bytes,
+            "peak_memory_bytes": self.peak_memory_bytes,
             "unruled_energy_frac": self.unruled_energy_frac,
             "notes": list(self.notes),
             "by_op": self.by_op,

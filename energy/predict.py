@@ -10,6 +10,7 @@ from budjoule.energy.errors import UsageError
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.power_limit import under_power_limit
 from budjoule.energy.roofline import Roofline, features
+from budjoule.energy.units import show
 from budjoule.energy.workload import Workload
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ def _notes(
         notes.append(f"no rule for {', '.join(most)}: counted as element-wise from tensor sizes")
     if power_w > 1.02 * limit_w:
         notes.append(f"the lowest clock still draws {power_w:.0f} W, more than the limit of {limit_w:.0f} W")
+    if work.peak_memory_bytes > profile.spec.memory_bytes:
+        needed, there = show(work.peak_memory_bytes, "B"), show(profile.spec.memory_bytes, "B")
+        notes.append(
+            f"the step's tensors need {needed}, more than the {there} of {profile.name}: it would not run there"
+        )
     if runtime := profile.provenance.get("runtime"):
         notes.append(f"{profile.name} speaks for {runtime}")
     fitted_mode = str(profile.provenance.get("mode", work.mode))

@@ -18,7 +18,7 @@ from budjoule.energy.tracing.device_answers import as_cuda_answers
 from budjoule.energy.tracing.flow import FlowRecorder
 from budjoule.energy.tracing.fusion import fuse
 from budjoule.energy.tracing.loss import default_loss
-from budjoule.energy.tracing.optimizers import optimizer_cost, optimizer_ops
+from budjoule.energy.tracing.optimizers import optimizer_cost, optimizer_memory, optimizer_ops
 from budjoule.energy.tracing.recorder import REAL_NUMEL, Recorder
 from budjoule.energy.tracing.step import OwnSteps, modules_of
 from budjoule.energy.tracing.substitute import AsOnDevice
@@ -85,6 +85,8 @@ def trace(
             as_cuda_answers(on_device),
         ):
             recorder.add_weights(t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_meta)
+            for given in tensors([*args, *kwargs.values()]):
+                recorder.memory.hold(given)
             with torch.set_grad_enabled(training), on_device, recorder:
                 output = model(*args, **kwargs)
                 stepped = bool(own_steps.names) or any(p.grad is not None for p in parameters.values())
@@ -114,6 +116,7 @@ def trace(
         optimizer = "+".join(own_steps.names)
     elif training:
         ops += optimizer_ops(optimizer, trained, precision="fp32")
+        optimizer_memory(optimizer, trained, recorder.memory)
         if not trained and optimizer != "none":
             recorder.notes["no parameter received a gradient, so the optimizer costs nothing"] = None
     return Workload(
@@ -125,6 +128,7 @@ def trace(
         module_calls=0 if fused else recorder.module_calls,
         parameters=sum(p.numel() for p in parameters.values()),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters.values()),
+        peak_memory_bytes=recorder.memory.peak_bytes,
         examples=next((t.shape[0] for t in tensors([*args, *kwargs.values()]) if t.dim()), 1),
         notes=tuple(recorder.notes),
     )

@@ -85,6 +85,7 @@ class Workload:
         module_calls: Calls of module forwards, each of which costs the host time.
         parameters: Number of parameters.
         parameter_bytes: Their size. [B]
+        peak_memory_bytes: The most that its tensors occupy at once, the optimizer's state included; 0 where it is not known. [B]
         examples: Size of the inputs' first dimension.
         notes: Assumptions made while tracing.
     """
@@ -97,6 +98,7 @@ class Workload:
     module_calls: int = 0
     parameters: int = 0
     parameter_bytes: int = 0
+    peak_memory_bytes: int = 0
     examples: int = 1
     notes: tuple[str, ...] = ()
 

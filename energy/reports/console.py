@@ -71,6 +71,8 @@ def _headline(row: Mapping[str, Any]) -> Padding:
     clock = f"at {show(row['clock_hz'], 'Hz')}" + (", lowered to meet the power limit" if row["power_limited"] else "")
     grid.add_row("power", show(row["power_w"], "W"), f"mean, {clock}")
     idle = f"{show(row['idle_energy_j'], 'J')} of the energy: the device would draw it idle"
+    if row.get("peak_memory_bytes"):
+        grid.add_row("memory", show(row["peak_memory_bytes"], "B"), "at its peak, beside the framework's own")
     grid.add_row("work", show(row["flop"], "FLOP"), f"{show(row['moved_bytes'], 'B')} read and written by its ops")
     grid.add_row("idle", percent(row["idle_energy_j"] / row["energy_j"] if row["energy_j"] else 0.0), idle)
     grid.add_row("source", clean(row["source"]), f"profile {clean(row['device'])}, {clean(row['status'])}")

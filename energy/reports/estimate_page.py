@@ -118,8 +118,14 @@ def _facts(row: Mapping[str, Any]) -> list[Fact]:
         Fact(
             label="idle share", value=percent(idle_frac), detail=f"{show(row['idle_energy_j'], 'J')} it would draw idle"
         ),
+        *_memory(row),
         Fact(label="work", value=show(row["flop"], "FLOP"), detail=f"{show(row['moved_bytes'], 'B')} moved by its ops"),
     ]
+
+
+def _memory(row: Mapping[str, Any]) -> list[Fact]:
+    size = row.get("peak_memory_bytes")
+    return [Fact(label="peak memory", value=show(size, "B"), detail="beside the framework's own")] if size else []
 
 
 def _modules(branch: Branch, whole_j: float, level: int) -> Iterator[dict[str, Any]]:

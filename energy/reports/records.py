@@ -55,6 +55,7 @@ class EstimateFile:
     status: str = "-"
     optimizer: str | None = None
     power_limited: bool = False
+    peak_memory_bytes: int = 0
     idle_energy_j: Positive = 0.0
     duration_low_s: Positive | None = None
     duration_high_s: Positive | None = None

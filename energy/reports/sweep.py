@@ -77,7 +77,7 @@ def _print_legend(sweep: Sweep, points: Sequence[Point], console: Console, budge
 
 def best_lines(sweep: Sweep, device: str) -> list[str]:
     """What to choose on a device, in words, each beside the quickest setting."""
-    quickest = min(sweep.of(device), key=lambda p: (p.example_duration_s, p.example_energy_j))
+    quickest = min(sweep.usable(device), key=lambda p: (p.example_duration_s, p.example_energy_j))
     lines = []
     for name, words in (("energy", "least energy"), ("energy_delay", "least energy x time")):
         point = sweep.best(device)[name]
@@ -231,6 +231,8 @@ def _interval(point: Point, share: int) -> str:
 
 
 def _mark(sweep: Sweep, point: Point, *, brief: bool = False) -> str:
+    if not point.fits:
+        return "too large" if brief else "does not fit in memory"
     best = sweep.best(point.estimate.device)
     least = [name for name in ("energy", "energy_delay") if best[name] is point]
     if not least:
@@ -241,7 +243,7 @@ def _mark(sweep: Sweep, point: Point, *, brief: bool = False) -> str:
 
 def _facts(sweep: Sweep, device: str) -> list[Fact]:
     best = sweep.best(device)
-    quickest = min(sweep.of(device), key=lambda p: (p.example_duration_s, p.example_energy_j))
+    quickest = min(sweep.usable(device), key=lambda p: (p.example_duration_s, p.example_energy_j))
     rows = (("least energy", best["energy"]), ("least energy x time", best["energy_delay"]), ("least time", quickest))
     return [point_fact(sweep, label, p) for label, p in rows]
 

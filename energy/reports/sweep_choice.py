@@ -24,7 +24,9 @@ def render_choices(sweep: Sweep, choices: Sequence[Choice], console: Console, *,
     shown = columns(sweep, budget_j, brief=True)
     console.print(title(sweep), style="bold")
     for choice in choices:
-        quickest = min(sweep.of(choice.point.estimate.device), key=lambda p: (p.example_duration_s, p.example_energy_j))
+        quickest = min(
+            sweep.usable(choice.point.estimate.device), key=lambda p: (p.example_duration_s, p.example_energy_j)
+        )
         console.print()
         for line in choice_lines(sweep, choice):
             console.print(line)

@@ -1,5 +1,6 @@
 """A recorder that also keeps which call reads what another wrote, as fusion needs it."""
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +19,8 @@ class FlowRecorder(Recorder):
         super().__init__(precision)
         self.calls: list[Call] = []
         self._counted: tuple[OpCost, str, Phase] | None = None
-        self._buffers: dict[
-            int, tuple[Any, int]
-        ] = {}  # storage -> itself, kept alive, and the name of its present content
+        # storage -> itself while it lives (its place is used again), and the name of its present content
+        self._buffers: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._names = 0
 
     def _count(self, known: Any) -> None:
@@ -54,7 +54,7 @@ class FlowRecorder(Recorder):
     def _buffer(self, t: torch.Tensor, *, new: bool) -> int:
         storage = t.untyped_storage()
         found = self._buffers.get(storage._cdata)
-        if found is None or new:
+        if found is None or found[0]() is not storage or new:
             self._names += 1
-            found = self._buffers[storage._cdata] = (storage, self._names)
+            found = self._buffers[storage._cdata] = (weakref.ref(storage), self._names)
         return found[1]

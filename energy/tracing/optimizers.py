@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from budjoule.energy.errors import UsageError
+from budjoule.energy.tracing.memory import Memory
 from budjoule.energy.workload import OpCost
 
 CHUNK = 65536  # elements a thread block takes, and ...
@@ -73,6 +74,18 @@ def row_of(optimizer: torch.optim.Optimizer) -> str | None:
     if any(group.get("fused") for group in groups):
         name += "-fused"
     return name if name in OPTIMIZERS else None
+
+
+def optimizer_memory(name: str, parameters: Mapping[str, torch.Tensor], memory: Memory) -> None:
+    """Add what an optimizer keeps for its parameters, and the copy of them that its step works on.
+
+    The copy: PyTorch says of its `foreach` implementations that they use about the parameters' size more than a loop would.
+    """
+    row = optimizer_cost(name)
+    size = sum(p.numel() * p.element_size() for p in parameters.values())
+    memory.kept_bytes += row.state * size
+    if row.calls > 1:
+        memory.pass_through(size)
 
 
 def optimizer_ops(name: str, parameters: Mapping[str, torch.Tensor], *, precision: str) -> list[OpCost]:

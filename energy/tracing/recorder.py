@@ -17,6 +17,7 @@ from budjoule.energy.errors import UsageError
 from budjoule.energy.ops.dataless import ALL_TRUE, REAL_NUMEL, selected
 from budjoule.energy.ops.rule import Counted, tensors
 from budjoule.energy.tracing.aten import RELU, Func, elementwise, maker, op_cost, storage_of, user_line
+from budjoule.energy.tracing.memory import Memory
 from budjoule.energy.workload import OpCost, Phase
 
 __all__ = ["REAL_NUMEL", "Recorder"]
@@ -51,11 +52,14 @@ class Recorder(TorchDispatchMode):
         self.funcs: dict[Any, Func] = {}
         self.module_calls = 0
         self.in_step = False
+        self.memory = Memory()
         self.fp32_products = "tf32" if precision == "tf32" else "fp32"
 
     def add_weights(self, weights: Iterable[torch.Tensor]) -> None:
         """Name the tensors whose bytes are weights."""
-        self.weights.update(w.untyped_storage()._cdata for w in weights)
+        for weight in weights:
+            self.weights.add(weight.untyped_storage()._cdata)
+            self.memory.hold(weight)
 
     def enter_module(self, name: str) -> None:
         """A module's forward begins."""
@@ -154,29 +158,34 @@ class Recorder(TorchDispatchMode):
         """Append the signature of the arguments to `key`; return the meta tensors and the real ones."""
         meta: list[torch.Tensor] = []
         real: list[torch.Tensor] = []
-        weights, zeros = self.weights, self.zeros
-
-        def add(value: Any) -> None:
-            if isinstance(value, torch.Tensor):
-                (meta if value.is_meta else real).append(value)
-                storage = value.untyped_storage()._cdata if value.layout == torch.strided else 0
-                key.append(
-                    (value.shape, value.stride() if storage else (), value.dtype, storage in weights, storage in zeros)
-                )
-            elif isinstance(value, (list, tuple)):
-                key.append(len(value))
-                for item in value:
-                    add(item)
-            else:
-                key.append(value.__class__)
-                key.append(value if value.__hash__ is not None and not isinstance(value, torch.Generator) else None)
-
         for value in args:
-            add(value)
+            self._add(value, key, meta, real)
         for name, value in kwargs.items():
             key.append(name)
-            add(value)
+            self._add(value, key, meta, real)
         return meta, real
+
+    # a method and no inner function that calls itself: such a circle would keep the tensors until Python looks for circles
+    def _add(self, value: Any, key: list[Any], meta: list[torch.Tensor], real: list[torch.Tensor]) -> None:
+        if isinstance(value, torch.Tensor):
+            (meta if value.is_meta else real).append(value)
+            storage = value.untyped_storage()._cdata if value.layout == torch.strided else 0
+            key.append(
+                (
+                    value.shape,
+                    value.stride() if storage else (),
+                    value.dtype,
+                    storage in self.weights,
+                    storage in self.zeros,
+                )
+            )
+        elif isinstance(value, (list, tuple)):
+            key.append(len(value))
+            for item in value:
+                self._add(item, key, meta, real)
+        else:
+            key.append(value.__class__)
+            key.append(value if value.__hash__ is not None and not isinstance(value, torch.Generator) else None)
 
     def _run_real(self, info: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an op on small real tensors for its values; a floating result with a place on the device becomes data-less."""
@@ -239,11 +248,12 @@ class Recorder(TorchDispatchMode):
             out = known.make() if known.make is not None else info.run(*args, **kwargs)
         self._count(known)
         if not info.mutates or known.zeros:
-            self._tag(out, known.zeros)
+            self._made(out, known.zeros)
         return out
 
-    def _tag(self, out: Any, zeros: bool) -> None:
+    def _made(self, out: Any, zeros: bool) -> None:
         for t in (out,) if isinstance(out, torch.Tensor) else tensors(out):
+            self.memory.hold(t)
             storage = storage_of(t)
             if zeros:
                 self.zeros.add(storage)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from budjoule.energy.errors import UsageError
-from budjoule.energy.tracing.optimizers import optimizer_ops, row_of
+from budjoule.energy.tracing.optimizers import optimizer_memory, optimizer_ops, row_of
 from budjoule.energy.tracing.recorder import Recorder
 from budjoule.energy.workload import OpCost
 
@@ -142,6 +142,7 @@ class OwnSteps:
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             named = {paths.get(id(p), f"parameter.{i}"): p for i, p in enumerate(parameters)}
             self.ops += optimizer_ops(row, named, precision="fp32")
+            optimizer_memory(row, named, self.recorder.memory)
             self.names[row] = None
             return loss
 

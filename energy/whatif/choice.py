@@ -158,7 +158,7 @@ def choose(
                 power_limit_w=power_limit_w or profile.spec.power_limit_w,
                 estimate=estimate,
             )
-            choices.append(_choice(best_of(sweep.of(profile.name), goal), default, profile, goal))
+            choices.append(_choice(best_of(sweep.usable(profile.name), goal), default, profile, goal))
     return choices
 
 

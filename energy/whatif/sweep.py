@@ -12,6 +12,7 @@ from budjoule.energy.device import DeviceProfile
 from budjoule.energy.errors import UsageError
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.predict import predict
+from budjoule.energy.units import show
 from budjoule.energy.whatif.grid import predict_clocks
 from budjoule.energy.workload import Workload
 
@@ -34,6 +35,7 @@ class Point:
         power_limit_w: The limit asked for, None for the device's own. [W]
         estimate: What one step costs.
         efficient: No other setting of this device needs less energy an example without needing more time.
+        fits: The step's tensors fit in the device's memory.
     """
 
     batch: int
@@ -41,6 +43,7 @@ class Point:
     power_limit_w: float | None
     estimate: Estimate
     efficient: bool = False
+    fits: bool = True
 
     @property
     def example_energy_j(self) -> float:
@@ -67,6 +70,7 @@ class Point:
             "example_energy_j": self.example_energy_j,
             "example_duration_s": self.example_duration_s,
             "efficient": self.efficient,
+            "fits": self.fits,
         }
 
 
@@ -93,13 +97,18 @@ class Sweep:
         """The settings of one device."""
         return [point for point in self.points if point.estimate.device == device]
 
+    def usable(self, device: str) -> list[Point]:
+        """Those that fit in its memory, or all where none does."""
+        points = self.of(device)
+        return [point for point in points if point.fits] or points
+
     def frontier(self, device: str) -> list[Point]:
         """The efficient settings of one device, the quickest first."""
         return sorted((p for p in self.of(device) if p.efficient), key=lambda p: p.example_duration_s)
 
     def best(self, device: str) -> dict[str, Point]:
         """The settings of least energy an example, and of least energy-delay product."""
-        points = self.of(device)
+        points = self.usable(device)
         return {
             "energy": min(points, key=lambda p: (p.example_energy_j, p.example_duration_s)),
             "energy_delay": min(points, key=lambda p: p.energy_delay),
@@ -222,10 +231,13 @@ def sweep(
                 f"{profile.name}: {len(tried) - len(held)} settings left out, as its lowest clock draws more than their power limit"
             ] = None
         points += marked(held)
+        if too_large := sorted({point.batch for point in held if not point.fits}):
+            sizes = ", ".join(str(batch) for batch in too_large)
+            notes[
+                f"{profile.name}: its {show(profile.spec.memory_bytes, 'B')} of memory are too small for batch {sizes}"
+            ] = None
     if not points:
         raise UsageError(f"no setting can be run: {'; '.join(notes)}")
-    if "batch" in axes:
-        notes["whether a batch fits the device's memory is not looked at"] = None
     found = Sweep(axes={name: tuple(values) for name, values in axes.items()}, points=tuple(points))
     for device in found.devices:
         for point in found.best(device).values():
@@ -261,7 +273,11 @@ def _points(
     ]
     return [
         Point(
-            batch=max(1, work.examples), wanted_clock_hz=clock_hz, power_limit_w=limit_w, estimate=columns[column][row]
+            batch=max(1, work.examples),
+            wanted_clock_hz=clock_hz,
+            power_limit_w=limit_w,
+            estimate=columns[column][row],
+            fits=work.peak_memory_bytes <= profile.spec.memory_bytes,
         )
         for row, clock_hz in enumerate(clocks_hz)
         for column, limit_w in enumerate(limits_w)
@@ -273,10 +289,11 @@ def _held(point: Point, profile: DeviceProfile) -> bool:
 
 
 def marked(points: Sequence[Point]) -> list[Point]:
-    """The same settings, the efficient ones marked: no other is as good in time and energy an example and better in one."""
+    """The same settings, the efficient ones marked: no other that fits is as good in time and energy an example and better in one."""
     best_j = float("inf")
     efficient: set[int] = set()
-    for index in sorted(range(len(points)), key=lambda i: (points[i].example_duration_s, points[i].example_energy_j)):
+    fitting = [i for i, point in enumerate(points) if point.fits] or range(len(points))
+    for index in sorted(fitting, key=lambda i: (points[i].example_duration_s, points[i].example_energy_j)):
         if points[index].example_energy_j < best_j:
             best_j = points[index].example_energy_j
             efficient.add(index)

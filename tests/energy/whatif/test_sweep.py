@@ -1,6 +1,7 @@
 """Laws of sweeping: one trace a shape, every setting as `predict` gives it, the frontier undominated, the best on it."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
@@ -168,3 +169,18 @@ def test_axis_that_cannot_be_read_is_a_clear_error(text: str) -> None:
 def test_axis_given_twice_is_an_error() -> None:
     with pytest.raises(bj.BudjouleError, match="twice"):
         parse_axes(["batch=1", "batch=2"])
+
+
+def test_batches_that_do_not_fit_are_marked_and_never_best(works: dict[int | None, Workload]) -> None:
+    profile = bj.load_profile("cpu-generic")
+    room = works[4].peak_memory_bytes
+    assert works[1].peak_memory_bytes < room < works[64].peak_memory_bytes
+    small = replace(profile, spec=replace(profile.spec, memory_bytes=float(room)))
+    axes = parse_axes(["batch=1,4,64", "power-limit-w=40,65"])
+    found = sweep(lambda batch: works[batch], [small], axes)
+    assert {point.batch: point.fits for point in found.points} == {1: True, 4: True, 64: False}
+    assert all(point.fits for point in (*found.frontier(small.name), *found.best(small.name).values()))
+    assert any("batch 64" in note for note in found.notes)
+    none = sweep(lambda batch: works[batch], [replace(small, spec=replace(small.spec, memory_bytes=1.0))], axes)
+    assert none.best(small.name)["energy"].batch == 64  # nothing fits, and the notes say so
+    assert any("batch 1, 4, 64" in note for note in none.notes)
