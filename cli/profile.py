@@ -8,11 +8,12 @@ import typer
 from budjoule.cli.aside import stdout_aside
 from budjoule.cli.beside import beside, measured_step
 from budjoule.cli.output import note, print_json, print_text, result_console, save, to_json
-from budjoule.cli.sweep import axes_of, fitting, show_sweep, swept
+from budjoule.cli.sweep import axes_of, show_sweep, swept
 from budjoule.energy.errors import UsageError
 
 if TYPE_CHECKING:
     from budjoule.energy.estimate import Estimate
+    from budjoule.energy.whatif.budget import Budget
 
 
 def profile(
@@ -36,6 +37,7 @@ def profile(
     clock_mhz: Annotated[float | None, typer.Option(help="Clock; default is the device's highest.")] = None,
     power_limit_w: Annotated[float | None, typer.Option(help="Power limit in W; default is the device's own.")] = None,
     budget: Annotated[str | None, typer.Option(help="An energy such as '50 kJ': how many steps fit in it?")] = None,
+    epoch: Annotated[int | None, typer.Option(help="Examples of an epoch: how many epochs fit in the budget?")] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,7 +62,7 @@ def profile(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
 ) -> None:
     """Estimate what a model costs in joules, per layer, on a device you may not have."""
-    budget_j = _budget_j(budget)
+    spend = _budget(budget, epoch)
     names = _devices(device)
     how: dict[str, Any] = {"mode": mode, "optimizer": optimizer, "precision": precision, "fused": fused}
     at = {"clock_hz": None if clock_mhz is None else clock_mhz * 1e6, "power_limit_w": power_limit_w}
@@ -68,10 +70,10 @@ def profile(
         if measure:
             raise UsageError("--measure runs one step; leave --sweep and --best out, or measure one setting of them")
         found = swept(model, inputs, names, axes, best, how, at)
-        show_sweep(*found, budget_j, output, force=force, as_json=as_json)
+        show_sweep(*found, spend, output, force=force, as_json=as_json)
         return
     estimates = _estimates(model, inputs, names, how, at)
-    rows = [{**estimate.to_dict(), **fitting(estimate, budget_j)} for estimate in estimates]
+    rows = [{**estimate.to_dict(), **(spend.fitting(estimate) if spend else {})} for estimate in estimates]
     measured = measured_step(model, inputs, how) if measure else None
     if measured is not None:
         rows = [{**row, "measured": measured} for row in rows]
@@ -80,7 +82,7 @@ def profile(
     if as_json:
         print_json(rows if len(names) > 1 else rows[0])
     else:
-        _show(estimates, rows, budget_j)
+        _show(estimates, rows, spend)
         if measured is not None:
             print_text("\n".join(beside(measured, rows)) + "\n")
 
@@ -111,13 +113,10 @@ def _estimates(
     return [predict(work, device=each, **at) for each in profiles]
 
 
-def _budget_j(text: str | None) -> float | None:
-    from budjoule.energy.units import joules
+def _budget(energy: str | None, epoch_examples: int | None) -> "Budget | None":
+    from budjoule.energy.whatif.budget import parse_budget
 
-    budget_j = joules(text) if text is not None else None
-    if budget_j is not None and budget_j <= 0:
-        raise UsageError(f"the budget is {budget_j:g} J; give a positive energy such as '50 kJ'")
-    return budget_j
+    return parse_budget(energy, epoch_examples)
 
 
 def _rendered(output: Path, estimates: "list[Estimate]", rows: list[dict[str, Any]]) -> str:
@@ -136,16 +135,17 @@ def _rendered(output: Path, estimates: "list[Estimate]", rows: list[dict[str, An
     return estimate_page(rows) if kind == ".html" else to_json(rows if len(rows) > 1 else rows[0])
 
 
-def _show(estimates: "list[Estimate]", rows: list[dict[str, Any]], budget_j: float | None) -> None:
+def _show(estimates: "list[Estimate]", rows: list[dict[str, Any]], budget: "Budget | None") -> None:
     from budjoule.energy.reports.console import render_estimates
     from budjoule.energy.units import show
 
     console = result_console()
     render_estimates(estimates, console)
-    if budget_j is not None:
-        for row in rows:
-            console.print(
-                f"{show(budget_j, 'J')} on {row['device']}: {row['steps']} steps (90 % interval {row['steps_low']} to {row['steps_high']})"
-            )
+    for row in rows if budget is not None else ():
+        lead = f"{show(row['budget_j'], 'J')} on {row['device']}: "
+        said = f"{row['steps']:,} steps (90 % interval {row['steps_low']:,} to {row['steps_high']:,})"
+        if "epochs" in row:
+            said += f", {row['epochs']:.3g} epochs ({row['epochs_low']:.3g} to {row['epochs_high']:.3g}) of {row['epoch_examples']:,} examples"
+        console.print(lead + said, soft_wrap=True)
     if len(estimates) == 1:
         note(f"next: add -o estimate.html for a page, or --device {estimates[0].device},... to compare devices")

@@ -1,4 +1,4 @@
-"""`budjoule report RECORD...`: shows run folders, estimates, measurements and ledgers; reads files, runs nothing."""
+"""`budjoule report RECORD...`: shows run folders, estimates, sweeps, measurements and ledgers; reads files, runs nothing."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ def report(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
 ) -> None:
-    """Show what runs, estimates, measurements or ledgers cost; several runs are compared."""
+    """Show what runs, estimates, sweeps, measurements or ledgers cost; several runs are compared."""
     chosen = _format(form, as_json, output)
 
     from budjoule.energy.reports.records import load_records

@@ -8,22 +8,10 @@ from budjoule.cli.output import note, print_json, result_console, save, to_json
 from budjoule.energy.errors import UsageError
 
 if TYPE_CHECKING:
-    from budjoule.energy.estimate import Estimate
+    from budjoule.energy.whatif.budget import Budget
     from budjoule.energy.whatif.choice import Choice
     from budjoule.energy.whatif.sweep import Sweep
     from budjoule.energy.workload import Workload
-
-
-def fitting(estimate: "Estimate", budget_j: float | None) -> dict[str, Any]:
-    """How many steps fit in a budget: as estimated, and at the ends of the interval."""
-    if budget_j is None:
-        return {}
-    return {
-        "budget_j": budget_j,
-        "steps": int(budget_j // estimate.energy_j),
-        "steps_low": int(budget_j // estimate.energy_high_j),
-        "steps_high": int(budget_j // estimate.energy_low_j),
-    }
 
 
 def axes_of(sweep: list[str] | None, best: str | None, over: list[str] | None) -> list[str]:
@@ -81,48 +69,43 @@ def swept(
 def show_sweep(
     sweep: "Sweep",
     choices: "list[Choice]",
-    budget_j: float | None,
+    budget: "Budget | None",
     output: Path | None,
     *,
     force: bool,
     as_json: bool,
 ) -> None:
     """Save a sweep and what was chosen of it where that was asked for, and print it."""
-    document = _document(sweep, choices, budget_j)
+    document = _document(sweep, choices, budget)
     if output is not None:
-        save(output, _rendered(output, sweep, choices, document, budget_j), force=force)
+        save(output, _rendered(output, sweep, choices, document, budget), force=force)
     if as_json:
         print_json(document)
         return
-    from budjoule.energy.reports.sweep import render_sweep
-    from budjoule.energy.reports.sweep_choice import render_choices
+    from budjoule.energy.reports.sweep_choice import render_swept
 
-    if choices:
-        render_choices(sweep, choices, result_console(), budget_j=budget_j)
-    else:
-        render_sweep(sweep, result_console(), budget_j=budget_j)
+    render_swept(sweep, choices, result_console(), budget=budget)
     if output is None:
         note("next: add -o sweep.html for the plot of time against energy")
 
 
-def _document(sweep: "Sweep", choices: "list[Choice]", budget_j: float | None) -> dict[str, Any]:
+def _document(sweep: "Sweep", choices: "list[Choice]", budget: "Budget | None") -> dict[str, Any]:
     document = sweep.to_dict()
     for row, point in zip(document["points"], sweep.points, strict=True):
-        row |= fitting(point.estimate, budget_j)
+        row |= budget.fitting(point.estimate) if budget else {}
     if choices:
-        rows = [{**choice.to_dict(), **fitting(choice.point.estimate, budget_j)} for choice in choices]
+        rows = [{**choice.to_dict(), **(budget.fitting(choice.point.estimate) if budget else {})} for choice in choices]
         document |= {"goal": choices[0].goal.text, "choices": rows}
     return document
 
 
 def _rendered(
-    output: Path, sweep: "Sweep", choices: "list[Choice]", document: dict[str, Any], budget_j: float | None
+    output: Path, sweep: "Sweep", choices: "list[Choice]", document: dict[str, Any], budget: "Budget | None"
 ) -> str:
     if output.suffix == ".html":
-        from budjoule.energy.reports.sweep import sweep_page
-        from budjoule.energy.reports.sweep_choice import choices_page
+        from budjoule.energy.reports.sweep_choice import swept_page
 
-        return choices_page(sweep, choices, budget_j=budget_j) if choices else sweep_page(sweep, budget_j=budget_j)
+        return swept_page(sweep, choices, budget=budget)
     if output.suffix == ".json" and not output.name.endswith((".speedscope.json", ".trace.json")):
         return to_json(document) + "\n"
     raise UsageError(f"a sweep is written as .html or .json, and {output} is neither")

@@ -1,4 +1,4 @@
-"""Opens any record that a verb writes: a run folder, estimates or measurements as JSON, a ledger's database."""
+"""Opens any record that a verb writes: a run folder, estimates, sweeps or measurements as JSON, a ledger's database."""
 
 import json
 from collections import Counter
@@ -13,6 +13,8 @@ from budjoule.energy.errors import RunError, UsageError
 from budjoule.energy.reports.ledger_rows import LedgerFile, load_ledger
 from budjoule.energy.reports.rows import Number
 from budjoule.energy.reports.run_folder import Run, checked, load_run
+from budjoule.energy.reports.sweep_file import SCHEMA as SWEEP_SCHEMA
+from budjoule.energy.reports.sweep_file import SweepFile, sweep_file
 
 ESTIMATE_SCHEMA = "budjoule.estimate/1"
 MEASUREMENT_SCHEMA = "budjoule.measurement/1"
@@ -92,7 +94,7 @@ class MeasurementFile:
         return {"schema": MEASUREMENT_SCHEMA, **asdict(self)}
 
 
-Record = Run | EstimateFile | MeasurementFile | LedgerFile
+Record = Run | EstimateFile | SweepFile | MeasurementFile | LedgerFile
 
 
 def load_records(paths: Sequence[Path]) -> list[Record]:
@@ -108,7 +110,9 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
     records = [record for path in paths for record in _load(path)]
     kinds = {type(record) for record in records}
     if len(kinds) > 1:
-        raise UsageError("runs, estimates, measurements and ledgers cannot share one report; give records of one kind")
+        raise UsageError(
+            "runs, estimates, sweeps, measurements and ledgers cannot share one report; give records of one kind"
+        )
     return _told_apart(records)
 
 
@@ -156,9 +160,11 @@ def _load_json(path: Path) -> Sequence[Record]:
 
 def _from_json(entry: object, where: str) -> Record:
     schema = entry.get("schema") if isinstance(entry, dict) else None
+    if isinstance(entry, dict) and schema == SWEEP_SCHEMA:
+        return sweep_file(entry, where)
     if schema == ESTIMATE_SCHEMA:
         return checked(TypeAdapter(EstimateFile), entry, where)
     if schema == MEASUREMENT_SCHEMA:
         return checked(TypeAdapter(MeasurementFile), entry, where)
-    known = f"{ESTIMATE_SCHEMA} (budjoule profile --json) and {MEASUREMENT_SCHEMA} (budjoule measure --json)"
+    known = f"{ESTIMATE_SCHEMA} (budjoule profile --json), {SWEEP_SCHEMA} (with --sweep) and {MEASUREMENT_SCHEMA} (budjoule measure --json)"
     raise RunError(f"{where} has schema {schema!r}; reports read {known}, run folders and ledgers")

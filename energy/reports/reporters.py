@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from budjoule.energy.errors import UsageError
 from budjoule.energy.reports.console import render_estimate_rows
 from budjoule.energy.reports.estimate_page import estimate_page
 from budjoule.energy.reports.ledger_rows import LedgerFile
@@ -15,6 +16,8 @@ from budjoule.energy.reports.records import EstimateFile, MeasurementFile, Recor
 from budjoule.energy.reports.run_console import render_runs
 from budjoule.energy.reports.run_folder import Run
 from budjoule.energy.reports.run_page import run_page
+from budjoule.energy.reports.sweep_choice import render_swept, swept_page
+from budjoule.energy.reports.sweep_file import SweepFile
 from budjoule.energy.reports.tabular import as_csv, as_document
 
 TEXT_COLUMNS = 110
@@ -26,6 +29,8 @@ def render_records(records: Sequence[Record], console: Console) -> None:
         render_runs(runs, console)
     if estimates := [record for record in records if isinstance(record, EstimateFile)]:
         render_estimate_rows([record.to_dict() for record in estimates], console)
+    for swept in (record for record in records if isinstance(record, SweepFile)):
+        render_swept(swept.sweep, swept.choices, console, budget=swept.budget)
     if measurements := [record for record in records if isinstance(record, MeasurementFile)]:
         render_measurements(measurements, console)
     if ledgers := [record for record in records if isinstance(record, LedgerFile)]:
@@ -45,6 +50,10 @@ def as_html(records: Sequence[Record]) -> str:
         return run_page(runs)
     if estimates := [record for record in records if isinstance(record, EstimateFile)]:
         return estimate_page([record.to_dict() for record in estimates])
+    if sweeps := [record for record in records if isinstance(record, SweepFile)]:
+        if len(sweeps) > 1:
+            raise UsageError(f"a page shows one sweep, and {len(sweeps)} were given; write a page each")
+        return swept_page(sweeps[0].sweep, sweeps[0].choices, budget=sweeps[0].budget)
     if measurements := [record for record in records if isinstance(record, MeasurementFile)]:
         return measurement_page(measurements)
     return ledger_page([record for record in records if isinstance(record, LedgerFile)])

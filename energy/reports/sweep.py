@@ -13,6 +13,7 @@ from budjoule.energy.reports.plot import Chart, Series, series
 from budjoule.energy.reports.scales import Scale, scale
 from budjoule.energy.reports.words import clean, percent, plural
 from budjoule.energy.units import show
+from budjoule.energy.whatif.budget import Budget
 from budjoule.energy.whatif.sweep import Point, Sweep
 
 SCREEN_ROWS = 40
@@ -21,15 +22,15 @@ COLOURS = 8
 AXIS_WORDS = {"batch": "batch size", "clock-mhz": "clock", "power-limit-w": "power limit"}
 
 
-def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = None) -> None:
+def render_sweep(sweep: Sweep, console: Console, *, budget: Budget | None = None) -> None:
     """Print the settings, the efficient ones alone where there are many, and the best of each device.
 
     Args:
         sweep: What to show.
         console: Where to print.
-        budget_j: An energy that steps are counted in. [J]
+        budget: An energy that steps and epochs are counted in.
     """
-    shown_columns = columns(sweep, budget_j, brief=True)
+    shown_columns = columns(sweep, budget, brief=True)
     console.print(title(sweep), style="bold")
     shown: list[Point] = []
     for device in sweep.devices:
@@ -42,7 +43,7 @@ def render_sweep(sweep: Sweep, console: Console, *, budget_j: float | None = Non
         rows = [(point, _mark(sweep, point, brief=True), "" if point.efficient else "dim") for point in points]
         console.print(point_table(shown_columns, rows))
         shown += points
-    _print_legend(sweep, shown, console, budget_j)
+    _print_legend(sweep, shown, console, budget)
     for device in sweep.devices:
         for line in best_lines(sweep, device):
             console.print(line)
@@ -61,11 +62,12 @@ def point_table(shown: Mapping[str, Callable[[Point], str]], rows: Sequence[tupl
     return made
 
 
-def _print_legend(sweep: Sweep, points: Sequence[Point], console: Console, budget_j: float | None) -> None:
+def _print_legend(sweep: Sweep, points: Sequence[Point], console: Console, budget: Budget | None) -> None:
     if any(point.estimate.power_limited for point in points):
         console.print("* lowered to meet the power limit", style="dim")
-    if budget_j is not None:
-        console.print(f"steps: as many as fit in {show(budget_j, 'J')}; --json has the interval", style="dim")
+    if budget is not None:
+        what = "steps" if budget.epoch_examples is None else f"epochs of {budget.epoch_examples:,} examples"
+        console.print(f"{what}: as many as fit in {show(budget.energy_j, 'J')}; --json has the interval", style="dim")
     console.print("efficient: no other setting needs less energy without needing more time", style="dim")
     console.print("least J: least energy; least J·s: least energy x time", style="dim")
     if len(points) < len(sweep.points):
@@ -105,7 +107,7 @@ def setting(sweep: Sweep, point: Point) -> str:
 def sweep_page(
     sweep: Sweep,
     *,
-    budget_j: float | None = None,
+    budget: Budget | None = None,
     lead: Sequence[str] = (),
     chosen: Mapping[str, Sequence[Fact]] | None = None,
 ) -> str:
@@ -113,11 +115,11 @@ def sweep_page(
 
     Args:
         sweep: What to show.
-        budget_j: An energy that steps are counted in. [J]
+        budget: An energy that steps and epochs are counted in.
         lead: What to open with; the default is each device's setting of least energy.
         chosen: What a goal chose on each device, to stand before its best settings.
     """
-    shown_columns = columns(sweep, budget_j)
+    shown_columns = columns(sweep, budget)
     shown = _thinned(list(sweep.points), PAGE_ROWS)
     notes = list(sweep.notes)
     if len(shown) < len(sweep.points):
@@ -199,7 +201,7 @@ def title(sweep: Sweep) -> str:
     return clean(f"{work.model}{where}  {kind}, {work.precision}, one {_noun(sweep)}, by {axes}")
 
 
-def columns(sweep: Sweep, budget_j: float | None, *, brief: bool = False) -> Mapping[str, Callable[[Point], str]]:
+def columns(sweep: Sweep, budget: Budget | None, *, brief: bool = False) -> Mapping[str, Callable[[Point], str]]:
     """What a table of settings shows: a heading and the text of a point."""
     made: dict[str, Callable[[Point], str]] = {}
     if not brief:
@@ -218,10 +220,12 @@ def columns(sweep: Sweep, budget_j: float | None, *, brief: bool = False) -> Map
     made["time"] = lambda p: show(_time(sweep, p), "s")
     if not (brief and "power-limit-w" in sweep.axes):  # where the limit binds it is the power
         made["power"] = lambda p: show(p.estimate.power_w, "W")
-    if budget_j is not None:
-        made["steps" if brief else f"steps in {show(budget_j, 'J')}"] = lambda p: (
-            f"{int(budget_j // p.estimate.energy_j):,}"
-        )
+    if budget is not None:
+        within = "" if brief else f" in {show(budget.energy_j, 'J')}"
+        if budget.epoch_examples is None:
+            made[f"steps{within}"] = lambda p: f"{budget.fitting(p.estimate)['steps']:,}"
+        else:
+            made[f"epochs{within}"] = lambda p: f"{budget.fitting(p.estimate)['epochs']:.3g}"
     return made
 
 

@@ -6,22 +6,23 @@ from rich.console import Console
 from rich.text import Text
 
 from budjoule.energy.reports.facts import Fact
-from budjoule.energy.reports.sweep import columns, point_fact, point_table, setting, sweep_page, title
+from budjoule.energy.reports.sweep import columns, point_fact, point_table, render_sweep, setting, sweep_page, title
 from budjoule.energy.reports.words import clean, percent
+from budjoule.energy.whatif.budget import Budget
 from budjoule.energy.whatif.choice import Choice
 from budjoule.energy.whatif.sweep import Sweep
 
 
-def render_choices(sweep: Sweep, choices: Sequence[Choice], console: Console, *, budget_j: float | None = None) -> None:
+def render_choices(sweep: Sweep, choices: Sequence[Choice], console: Console, *, budget: Budget | None = None) -> None:
     """Print the chosen setting of each device beside the default and the quickest.
 
     Args:
         sweep: The settings that were tried.
         choices: What was chosen of them.
         console: Where to print.
-        budget_j: An energy that steps are counted in. [J]
+        budget: An energy that steps and epochs are counted in.
     """
-    shown = columns(sweep, budget_j, brief=True)
+    shown = columns(sweep, budget, brief=True)
     console.print(title(sweep), style="bold")
     for choice in choices:
         quickest = min(
@@ -52,7 +53,22 @@ def choice_lines(sweep: Sweep, choice: Choice) -> list[str]:
     ]
 
 
-def choices_page(sweep: Sweep, choices: Sequence[Choice], *, budget_j: float | None = None) -> str:
+def render_swept(sweep: Sweep, choices: Sequence[Choice], console: Console, *, budget: Budget | None = None) -> None:
+    """Print a sweep, or what was chosen of it where something was."""
+    if choices:
+        render_choices(sweep, choices, console, budget=budget)
+    else:
+        render_sweep(sweep, console, budget=budget)
+
+
+def swept_page(sweep: Sweep, choices: Sequence[Choice], *, budget: Budget | None = None) -> str:
+    """The page of a sweep, opened by what was chosen of it where something was."""
+    if choices:
+        return choices_page(sweep, choices, budget=budget)
+    return sweep_page(sweep, budget=budget)
+
+
+def choices_page(sweep: Sweep, choices: Sequence[Choice], *, budget: Budget | None = None) -> str:
     """The page of a sweep, opened by what its goal chose."""
     lead = [f"{choices[0].goal.words[0].upper()}{choices[0].goal.words[1:]}"] + [
         f"On {clean(c.point.estimate.device)}, {setting(sweep, c.point)}: {_energy(c)} than as given" for c in choices
@@ -69,7 +85,7 @@ def choices_page(sweep: Sweep, choices: Sequence[Choice], *, budget_j: float | N
         )
         for choice in choices
     }
-    return sweep_page(sweep, budget_j=budget_j, lead=lead, chosen=chosen)
+    return sweep_page(sweep, budget=budget, lead=lead, chosen=chosen)
 
 
 def _energy(choice: Choice) -> str:

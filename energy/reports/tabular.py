@@ -1,4 +1,4 @@
-"""Records as plain data: one JSON document, or CSV with one row an evaluation, module, domain or account."""
+"""Records as plain data: one JSON document, or CSV with one row an evaluation, module, setting, domain or account."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from typing import Any
 from budjoule.energy.reports.ledger_rows import LedgerFile
 from budjoule.energy.reports.records import EstimateFile, MeasurementFile, Record
 from budjoule.energy.reports.run_folder import Run
+from budjoule.energy.reports.sweep_file import SweepFile
 
 REPORT_SCHEMA = "budjoule.report/1"
 
@@ -56,6 +57,8 @@ def _rows(record: Record) -> list[Mapping[str, Any]]:
             {**lead, "module": row.name, **{k: v for k, v in asdict(row).items() if k != "name"}}
             for row in record.by_module
         ]
+    if isinstance(record, SweepFile):
+        return list(record.document["points"])
     if isinstance(record, MeasurementFile):
         flat = {key: value for key, value in asdict(record).items() if key not in ("domains", "summed", "notes")}
         return [flat | {f"{name}_j": energy_j for name, energy_j in record.domains.items()}]

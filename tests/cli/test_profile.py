@@ -98,6 +98,8 @@ def test_budget_tells_the_steps_that_fit(monkeypatch: pytest.MonkeyPatch, capfd:
             "cpu-generic",
             "--budget",
             "2 kJ",
+            "--epoch",
+            "100",
             "--json",
         )
         == 0
@@ -105,6 +107,7 @@ def test_budget_tells_the_steps_that_fit(monkeypatch: pytest.MonkeyPatch, capfd:
     row = json.loads(capfd.readouterr().out)
     assert row["steps"] == int(2000 // row["energy_j"])
     assert row["steps_low"] < row["steps"] < row["steps_high"]
+    assert row["epochs"] == pytest.approx(2000 / row["energy_j"] / 25)
 
 
 @pytest.mark.parametrize("name", ["x.html", "x.json", "x.speedscope.json", "x.trace.json"])
