@@ -2,51 +2,33 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from budjoule.calibration.fit import fit_profile, prior_for
+from budjoule.calibration.fit import fit_profile, prior_for, simulate
+from budjoule.calibration.load_levels import fit_load
 from budjoule.calibration.microbenchmarks import SUITE, Microbenchmark, Prepared, prepare
 from budjoule.calibration.notes import notes_on
 from budjoule.calibration.observation import Observation
-from budjoule.calibration.reading import Meters, Reading, idle_w, read_step
-from budjoule.calibration.this_gpu import CORES_PER_UNIT, power_limit_w, this_gpu
-from budjoule.calibration.this_machine import ThisMachine, this_machine
-from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile
-from budjoule.energy.errors import UsageError
+from budjoule.calibration.reading import Reading, idle_w, least_disturbed
+from budjoule.calibration.target import Target, target_for
+from budjoule.calibration.this_machine import ASSUMED_LIMIT, ThisMachine
+from budjoule.energy.device import DeviceProfile, load_profile
+from budjoule.energy.meters.load_model import LoadModel
 from budjoule.energy.predict import predict
 
 QUICK_S, FULL_S = 0.4, 4.5  # longest time of one microbenchmark [s]
-WARM = 1.2  # time that a microbenchmark takes with its warm-up and tracing, over that
+WARM = 1.2  # time that a microbenchmark takes with its warm-up, over that
+LEAST = 0.2  # share of its time that a microbenchmark gets even after slow ones
+ROUNDS = 3  # passes over the suite where no counter is read: what disturbs for seconds then spoils one round and not a reading
 NAME = "this-machine"
-COPY_FRAC = 0.8  # share of the peak bandwidth that a large copy reaches
-COPY_NAME = "big copy"
 
 Progress = Callable[[str, int, int], None]
 Read = Callable[[Prepared, float], Reading]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What is calibrated.
-
-    Args:
-        kind: `cpu` or `gpu`, as in `DeviceSpec`.
-        device: PyTorch's name of it.
-        cores: How many cores it is as strong as.
-        meters: The counters that tell its energy, the best first.
-        synchronize: Waits for a GPU.
-    """
-
-    kind: str
-    device: str
-    cores: int
-    meters: Meters = ()
-    synchronize: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +41,7 @@ class Calibration:
         readings: What each microbenchmark took, by its name.
         validation: Rows of the held-out training steps: `name, duration_s, estimated_duration_s, time_error_frac, energy_j,
             estimated_energy_j, energy_error_frac`.
+        load_model: The processor's power against its load; None where no counter told it.
         notes: What the reader should know.
     """
 
@@ -66,6 +49,7 @@ class Calibration:
     prior: DeviceProfile
     readings: dict[str, Reading]
     validation: list[dict[str, Any]]
+    load_model: LoadModel | None = None
     notes: tuple[str, ...]
 
 
@@ -86,7 +70,7 @@ def calibrate(
         prior: The profile to start from.
         quick: Spend about a tenth of the time on each microbenchmark.
         limit_s: Longest time of one microbenchmark, instead of the usual. [s]
-        progress: Called before each microbenchmark with its name, how many are done and how many there are.
+        progress: Called before each part with its name, how many are done and how many there are.
         read: Takes a microbenchmark and its longest time, and reads it; the default runs it for real.
         suite: The microbenchmarks.
         target: What to calibrate; the default is what the prior is a profile of.
@@ -97,88 +81,59 @@ def calibrate(
     """
     base = load_profile(prior)
     target = target or target_for(base)
-    limit_s = limit_s or (QUICK_S if quick else FULL_S)
+    limit_s = max(limit_s or (QUICK_S if quick else FULL_S), target.shortest_s)
     suite = [benchmark for benchmark in suite if target.kind in benchmark.kinds]
-    read = read or _reader(target)
-    progress("idle", 0, len(suite) + 1)
-    idle = idle_w(limit_s=limit_s, meters=target.meters) if machine is None else None
-    readings: dict[str, Reading] = {}
-    observations: dict[str, Observation] = {}
+    progress("idle", 0, len(suite))
+    idle = None if machine else idle_w(limit_s=limit_s, meters=target.meters, domain=target.conditions.domain)
+    rounds = 1 if machine or idle is not None else ROUNDS
+    total = rounds * len(suite) + 3
+    progress("tracing", 1, total)
+    prepared = {b.name: prepare(b, cores=target.cores, device=target.device) for b in suite}
+    took: dict[str, list[Reading]] = {name: [] for name in prepared}
     end_s = time.perf_counter() + WARM * limit_s * len(suite)
-    for i, benchmark in enumerate(suite):
-        progress(benchmark.name, i + 1, len(suite) + 1)
+    for done, name in enumerate(list(prepared) * rounds):
+        progress(name, done + 2, total)
         # what slow steps took too long, the rest makes up for, so that the whole ends in time on a slow machine too
-        left_s = (end_s - time.perf_counter()) / WARM / (len(suite) - i)
-        prepared = prepare(benchmark, cores=target.cores, device=target.device)
-        readings[benchmark.name] = reading = read(prepared, min(limit_s, max(left_s, 0.0)))
-        observations[benchmark.name] = Observation(
-            workload=prepared.workload, duration_s=reading.duration_s, energy_j=reading.energy_j
-        )
-    progress("fit", len(suite) + 1, len(suite) + 1)
-    machine = machine or _machine(target, base.spec, observations, idle)
+        left_s = (end_s - time.perf_counter()) / WARM / (rounds * len(suite) - done)
+        share_s = min(limit_s / rounds, max(left_s, LEAST * limit_s / rounds))
+        took[name].append((read or target.read)(prepared[name], share_s))
+    readings = {name: least_disturbed(each) for name, each in took.items()}
+    observations = {
+        name: Observation(workload=prepared[name].workload, duration_s=r.duration_s, energy_j=r.energy_j)
+        for name, r in readings.items()
+    }
+    progress("load", total - 1, total)
+    load_model = fit_load(target, limit_s=limit_s)
+    progress("fit", total, total)
+    machine = machine or target.machine(base.spec, observations, idle)
     fitted = [observations[b.name] for b in suite if not b.held_out]
     profile = fit_profile(fitted, spec=machine.spec, prior=base, name=NAME, title=machine.title)
+    if ASSUMED_LIMIT in machine.assumed:
+        profile = _unthrottled(profile, observations.values())
     validation = [_validated(b.name, observations[b.name], profile) for b in suite if b.held_out]
-    notes = notes_on(readings, machine, validation)
-    added = _provenance(machine, readings, validation, notes)
+    notes = notes_on(readings, machine, validation, processes=target.board.processes() if target.board else None)
+    added = _provenance(target, machine, readings, validation, notes)
     return Calibration(
         profile=replace(_widened(profile, validation), provenance={**profile.provenance, **added}),
-        prior=prior_for(machine.spec, base, name=NAME, title=machine.title),
+        prior=prior_for(profile.spec, base, name=NAME, title=machine.title),
         readings=readings,
         validation=validation,
+        load_model=load_model,
         notes=notes,
     )
 
 
-def target_for(base: DeviceProfile) -> Target:
-    """What a profile is calibrated on here: this machine's processor, or its GPU.
-
-    Raises:
-        UsageError: The profile is a GPU's, and PyTorch sees no GPU here.
-    """
-    if base.spec.kind == "cpu":
-        return Target(kind="cpu", device="cpu", cores=torch.get_num_threads(), meters=("rapl", "hwmon", "battery"))
-    if not torch.cuda.is_available():
-        raise UsageError(
-            f"{base.name} is a GPU's profile and PyTorch sees no GPU here; start from cpu-generic to calibrate the processor"
+def _unthrottled(profile: DeviceProfile, observations: Iterable[Observation]) -> DeviceProfile:
+    """Raise an assumed power limit until it allows what ran: an invented limit must not slow estimates down."""
+    for _ in range(50):  # the limit scales the power of a busy processor, so that it settles in a few passes
+        log_time, log_energy = simulate(
+            [replace(o, energy_j=None) for o in observations], profile, profile.log_mean[None]
         )
-    units = torch.cuda.get_device_properties(0).multi_processor_count
-    # NVML adds up all boards, so that with several nobody knows which one's joules they are
-    meters = ("nvml", "hwmon") if torch.cuda.device_count() == 1 else ()
-    return Target(
-        kind="gpu", device="cuda", cores=CORES_PER_UNIT * units, meters=meters, synchronize=torch.cuda.synchronize
-    )
-
-
-def _reader(target: Target) -> Read:
-    def read(prepared: Prepared, limit_s: float) -> Reading:
-        return read_step(
-            prepared.step,
-            limit_s=limit_s,
-            threads=target.cores if target.kind == "cpu" else None,
-            meters=target.meters,
-            synchronize=target.synchronize,
-        )
-
-    return read
-
-
-def _machine(
-    target: Target, like: DeviceSpec, observations: Mapping[str, Observation], idle: float | None
-) -> ThisMachine:
-    copied = observations[COPY_NAME]
-    bandwidth = copied.workload.moved_bytes / copied.duration_s / COPY_FRAC
-    if target.kind == "cpu":
-        return this_machine(threads=target.cores, dram_bytes_per_s=bandwidth, idle_w=idle)
-    try:
-        import pynvml  # type: ignore[import-untyped, unused-ignore]
-    except ImportError:
-        limit = None
-    else:
-        limit = power_limit_w(pynvml)
-    return this_gpu(
-        torch.cuda.get_device_properties(0), like=like, dram_bytes_per_s=bandwidth, idle_w=idle, power_limit_w=limit
-    )
+        drawn_w = float(np.exp(log_energy - log_time).max())
+        if drawn_w <= profile.spec.power_limit_w:
+            break
+        profile = replace(profile, spec=replace(profile.spec, power_limit_w=1.001 * drawn_w))
+    return profile
 
 
 def _validated(name: str, o: Observation, profile: DeviceProfile) -> dict[str, Any]:
@@ -208,6 +163,7 @@ def _widened(profile: DeviceProfile, validation: Sequence[Mapping[str, Any]]) ->
 
 
 def _provenance(
+    target: Target,
     machine: ThisMachine,
     readings: Mapping[str, Reading],
     validation: Sequence[Mapping[str, Any]],
@@ -223,8 +179,9 @@ def _provenance(
     return {
         "source": f"microbenchmarks on this machine: {machine.title}",
         "meter": ", ".join(meters) or "none: time only",
+        "mode": "training",  # the host's times are those of training steps
         "machine": platform.platform(),
-        "threads": torch.get_num_threads(),
+        **({"driver": target.board.driver()} if target.board else {"threads": target.cores}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "clock_hz": [min(clocks), max(clocks)] if clocks else [],

@@ -15,7 +15,11 @@ WRONG_LOG = 0.3  # error of the held-out steps at which the profile is called un
 
 
 def notes_on(
-    readings: Mapping[str, Reading], machine: ThisMachine, validation: Sequence[Mapping[str, Any]]
+    readings: Mapping[str, Reading],
+    machine: ThisMachine,
+    validation: Sequence[Mapping[str, Any]],
+    *,
+    processes: int | None = None,
 ) -> tuple[str, ...]:
     """Say what is missing or doubtful, the most important first, each with its remedy.
 
@@ -23,10 +27,12 @@ def notes_on(
         readings: What each microbenchmark took, by its name.
         machine: The datasheet, with what was assumed.
         validation: Rows of the held-out steps, with `time_error_frac`.
+        processes: How many processes compute on the GPU, this one among them; None for a processor, or where unknown.
     """
     # where others kept the machine busy, that is why times drift
-    disturbed = _others(readings) or _drifts(readings)
-    found = (_unmeasured(readings), disturbed, _heat(readings), _misses(validation))
+    kind = machine.spec.kind
+    disturbed = _others(readings, kind) or _drifts(readings)
+    found = (_unmeasured(readings), _sharing(processes), disturbed, _heat(readings, kind), _misses(validation))
     notes = [text for text in found if text]
     if machine.assumed:
         notes.append(f"assumed, since nothing on this machine says it: {', '.join(machine.assumed)}")
@@ -34,20 +40,31 @@ def notes_on(
 
 
 def _unmeasured(readings: Mapping[str, Reading]) -> str:
-    if any(reading.energy_j is not None for reading in readings.values()):
+    without = [name for name, reading in readings.items() if reading.energy_j is None]
+    if not without:
         return ""
+    if len(without) < len(readings):
+        return f"the counter stepped too seldom to tell the joules of {_list(without)}: a run without --quick gives it longer"
     return "no energy counter was read: time is calibrated, the joules stay at their prior ('budjoule doctor' says what is missing)"
 
 
-def _others(readings: Mapping[str, Reading]) -> str:
+def _sharing(processes: int | None) -> str:
+    if processes is None or processes < 2:
+        return ""
+    return f"{processes - 1} other processes have work on this GPU: their time and joules are counted; calibrate again when they are done"
+
+
+def _others(readings: Mapping[str, Reading], kind: str) -> str:
     others = float(np.median([reading.others_cores for reading in readings.values()])) if readings else 0.0
     if others <= BUSY_CORES:
         return ""
-    metered = any(reading.energy_j is not None for reading in readings.values())
+    metered = kind == "cpu" and any(reading.energy_j is not None for reading in readings.values())
     effect = "their joules are counted as the steps'" if metered else "the times are those of the least disturbed steps"
+    way_out = ", or with OMP_NUM_THREADS=1 for what one thread takes" if kind == "cpu" else ""
+    waits = "PyTorch's threads then wait for each other" if kind == "cpu" else "launches then come late"
     return (
-        f"other processes kept {others:.1f} cores busy, and PyTorch's threads then wait for each other; {effect}: "
-        "calibrate again when the machine is idle, or with OMP_NUM_THREADS=1 for what one thread takes"
+        f"other processes, or other guests of this machine's host, kept {others:.1f} cores busy, and {waits}; {effect}: "
+        f"calibrate again when the machine is idle{way_out}"
     )
 
 
@@ -58,10 +75,11 @@ def _drifts(readings: Mapping[str, Reading]) -> str:
     return f"the times of {_list(noisy)} drifted or did not settle: the machine was busy or throttled; calibrate again when it is idle"
 
 
-def _heat(readings: Mapping[str, Reading]) -> str:
+def _heat(readings: Mapping[str, Reading], kind: str) -> str:
     hot = [name for name, reading in readings.items() if reading.throttled]
     if hot:
-        return f"heat held the processor back during {_list(hot)}: let it cool, then calibrate again"
+        what = "processor" if kind == "cpu" else "GPU"
+        return f"heat held the {what} back during {_list(hot)}: let it cool, then calibrate again"
     clocks = {name: reading.clock_hz for name, reading in readings.items() if reading.clock_hz}
     highest = max(clocks.values(), default=0.0)
     slow = [name for name, clock in clocks.items() if clock < SLOW_FRAC * highest]

@@ -15,6 +15,7 @@ FLOP_PER_CLOCK = (("avx512f", 64), ("fma", 32), ("avx", 16), ("asimd", 16), ("ne
 HALF_AVX512 = ("AuthenticAMD", "25")
 ASSUMED_W_PER_CORE = 8.0
 ASSUMED_IDLE_FRAC = 0.12
+ASSUMED_LIMIT = f"power limit {ASSUMED_W_PER_CORE:g} W a core, or what the heaviest microbenchmark draws"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,12 @@ class ThisMachine:
 
 
 def this_machine(
-    *, threads: int, dram_bytes_per_s: float, idle_w: float | None = None, cpuinfo: Path = Path("/proc/cpuinfo")
+    *,
+    threads: int,
+    dram_bytes_per_s: float,
+    idle_w: float | None = None,
+    drawn_w: float | None = None,
+    cpuinfo: Path = Path("/proc/cpuinfo"),
 ) -> ThisMachine:
     """Describe the processor.
 
@@ -41,6 +47,7 @@ def this_machine(
         threads: Cores that PyTorch uses.
         dram_bytes_per_s: Bandwidth that a large copy reached. [B/s]
         idle_w: Power at rest, where a counter told it. [W]
+        drawn_w: The most it drew, where a counter told it: its limit is no lower. [W]
         cpuinfo: Where the processor's flags are listed.
     """
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
@@ -59,8 +66,8 @@ def this_machine(
         assumed.append("last-level cache 2 MB a core")
     limit_w = _power_limit_w()
     if limit_w is None:
-        limit_w = ASSUMED_W_PER_CORE * threads
-        assumed.append(f"power limit {ASSUMED_W_PER_CORE:g} W a core")
+        limit_w = max(ASSUMED_W_PER_CORE * threads, drawn_w or 0.0)
+        assumed.append(ASSUMED_LIMIT)
     if idle_w is None:
         idle_w = ASSUMED_IDLE_FRAC * limit_w
         assumed.append(f"idle power {100 * ASSUMED_IDLE_FRAC:.0f} % of the limit")

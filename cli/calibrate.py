@@ -27,6 +27,7 @@ def calibrate(
 ) -> None:
     """Fit a device profile to this machine from a few small workloads."""
     from budjoule.energy.device import user_profile_folder
+    from budjoule.energy.meters.load_model import save_load_model
 
     path = output or user_profile_folder() / "this-machine.toml"
     _check_writable(path, force=force or output is None)
@@ -36,6 +37,8 @@ def calibrate(
         note(f"interrupted: nothing was saved, and {path} {'is as it was' if path.exists() else 'was not written'}")
         raise typer.Exit(INTERRUPTED) from None
     made.profile.save(path)
+    if made.load_model is not None and output is None:
+        note(f"wrote {save_load_model(made.load_model)}: power against load, for where the counter cannot be read")
     if as_json:
         print_json(_document(made, path))
     else:
@@ -43,7 +46,8 @@ def calibrate(
 
         render_calibration(made.prior, made.profile, made.validation, made.notes, result_console())
     note(f"wrote {path}")
-    note(f"next: budjoule profile MODEL --input SHAPE --device {'this-machine' if output is None else path}")
+    name = "this-machine" if output is None else path
+    note(f"next: budjoule profile MODEL --input SHAPE --mode training --device {name}")
 
 
 def _check_writable(path: Path, *, force: bool) -> None:
@@ -87,6 +91,7 @@ def _document(made: "Calibration", path: Path) -> dict[str, Any]:
         "status": made.profile.status,
         "readings": [{"name": name, **asdict(reading)} for name, reading in made.readings.items()],
         "validation": made.validation,
+        "load_model": asdict(made.load_model) if made.load_model is not None else None,
         "coefficients": {
             name: {
                 "value": value,

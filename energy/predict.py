@@ -127,7 +127,9 @@ def _notes(
     fitted_mode = str(profile.provenance.get("mode", work.mode))
     if work.mode not in fitted_mode:
         notes.append(f"{profile.name} was fitted on {fitted_mode} runs; {work.mode} is outside what it has seen")
-    if profile.status in ("literature", "forecast"):
+    if profile.status in ("literature", "forecast") and profile.exercised:
+        notes.append(f"no run on {profile.name} had its joules measured: its time is fitted, its energy is a forecast")
+    elif profile.status in ("literature", "forecast"):
         notes.append(f"{profile.name} is a {profile.status} profile: no run on this device stands behind it")
     elif unpinned := _unpinned(profile, added):
         notes.append(f"no run pinned {', '.join(unpinned)}, which this workload leans on: the interval is wider for it")

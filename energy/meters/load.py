@@ -28,6 +28,10 @@ class Processor:
         idle_s = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "steal", 0.0)
         return total_s - idle_s, total_s
 
+    def stolen_s(self) -> float:
+        """Seconds that a shared host has taken from this machine's threads for other guests, since boot. [s]"""
+        return float(getattr(self._psutil.cpu_times(), "steal", 0.0))
+
     def clock_hz(self) -> float | None:
         """Mean clock of the processor now; None where it does not tell. [Hz]"""
         clock = self._psutil.cpu_freq()

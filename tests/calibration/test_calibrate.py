@@ -1,19 +1,20 @@
 """Laws of calibrating: a simulated machine gives its coefficients back, the new profile covers the steps it has not seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 import budjoule as bj
-from budjoule.calibration.calibrate import Calibration, Target, calibrate, target_for
+from budjoule.calibration.calibrate import ROUNDS, Calibration, calibrate
 from budjoule.calibration.fit import prior_for
-from budjoule.calibration.microbenchmarks import SUITE, Prepared
+from budjoule.calibration.microbenchmarks import SUITE, Microbenchmark, Prepared, prepare
 from budjoule.calibration.reading import Reading
-from budjoule.calibration.this_machine import ThisMachine
+from budjoule.calibration.target import Target
+from budjoule.calibration.this_machine import ASSUMED_LIMIT, ThisMachine
 from budjoule.energy.coefficients import INDEX, NAMES
 from budjoule.energy.device import DeviceProfile
 
@@ -43,6 +44,19 @@ def truth() -> DeviceProfile:
     return true_profile("cpu-generic")
 
 
+@cache
+def traced(benchmark: Microbenchmark, *, cores: int, device: str) -> Prepared:
+    """Each microbenchmark is traced once for all the simulated machines."""
+    return prepare(benchmark, cores=cores, device=device)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _traced_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("budjoule.calibration.calibrate.prepare", traced)
+        yield
+
+
 Change = Callable[[Prepared, Reading], Reading]
 
 
@@ -53,6 +67,7 @@ def simulated(
     prior: str = "cpu-generic",
     cores: int = 2,
     change: Change = lambda prepared, reading: reading,
+    machine: ThisMachine | None = None,
 ) -> Calibration:
     """Calibrate a machine that takes what `truth` says, give or take a percent; nothing runs for real."""
     random = np.random.default_rng(0)
@@ -69,7 +84,7 @@ def simulated(
         prior=prior,
         read=read,
         target=Target(kind=truth.spec.kind, device="meta", cores=cores),
-        machine=ThisMachine(title="simulated", spec=truth.spec, assumed=()),
+        machine=machine or ThisMachine(title="simulated", spec=truth.spec, assumed=()),
     )
 
 
@@ -117,6 +132,9 @@ def test_without_a_counter_energy_stays_at_its_prior_and_it_is_said(time_only: C
     assert any("no energy counter" in note for note in time_only.notes)
     assert time_only.profile.provenance["meter"] == "none: time only"
     assert time_only.profile.status not in ("fitted", "few-shot")
+    work = traced(SUITE[0], cores=2, device="meta").workload
+    said = bj.predict(work, device=time_only.profile).notes
+    assert any("its time is fitted, its energy is a forecast" in note for note in said)
     assert "energy_error_frac" not in time_only.profile.provenance["held_out_training_steps"]
     assert all(row["energy_error_frac"] is None for row in time_only.validation)
 
@@ -139,7 +157,7 @@ def test_what_is_held_out_is_not_fitted(truth: DeviceProfile, time_only: Calibra
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"others_cores": 1.0}, "other processes kept 1.0 cores busy"),
+        ({"others_cores": 1.0}, "kept 1.0 cores busy"),
         ({"spread_frac": 0.5}, "drifted"),
         ({"error_frac": 0.2}, "did not settle"),
         ({"throttled": 3}, "heat held the processor back"),
@@ -162,10 +180,10 @@ def test_what_others_do_to_time_or_joules_is_told(truth: DeviceProfile, energy: 
 
 def test_a_falling_clock_is_told_and_kept(truth: DeviceProfile) -> None:
     def slower(prepared: Prepared, reading: Reading) -> Reading:
-        return replace(reading, clock_hz=2e9 if prepared.benchmark.name == "convolution" else 3e9)
+        return replace(reading, clock_hz=2e9 if prepared.benchmark.name == "wide convolution" else 3e9)
 
     made = simulated(truth, energy=False, change=slower)
-    assert any("2.00 and 3.00 GHz, lowest during convolution:" in note for note in made.notes)
+    assert any("2.00 and 3.00 GHz, lowest during wide convolution:" in note for note in made.notes)
     assert made.profile.provenance["clock_hz"] == [2e9, 3e9]
 
 
@@ -184,29 +202,40 @@ def test_progress_names_every_microbenchmark_and_ends_full(truth: DeviceProfile)
     assert told[-1][1] == told[-1][2]
 
 
-def test_gpu_profile_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(bj.BudjouleError, match="cpu-generic"):
-        calibrate(prior="jetson-orin-nano")
+def test_an_assumed_power_limit_slows_no_estimate_down(truth: DeviceProfile) -> None:
+    """Nothing told the limit: what ran at full speed is estimated at full speed, whatever its joules would be."""
+    tight = ThisMachine(title="simulated", spec=replace(truth.spec, power_limit_w=12.0), assumed=(ASSUMED_LIMIT,))
+    made = simulated(truth, energy=False, machine=tight)
+    assert made.profile.spec.power_limit_w > 12.0
+    for row in made.validation:
+        assert abs(row["time_error_frac"]) < 0.05, row
 
 
-@pytest.mark.parametrize(("gpus", "meters"), [(1, ("nvml", "hwmon")), (2, ())])
-def test_a_gpus_joules_are_read_only_where_they_are_its_own(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, meters: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(multi_processor_count=10))
-    target = target_for(bj.load_profile("a10-pcie-24gb"))
-    assert target.meters == meters
-    assert target.synchronize is torch.cuda.synchronize
-    assert target.cores == 80
+def test_a_counter_that_steps_too_seldom_for_some_is_told(truth: DeviceProfile) -> None:
+    def coarse(prepared: Prepared, reading: Reading) -> Reading:
+        return replace(reading, energy_j=None) if prepared.benchmark.name == "tiny ops" else reading
+
+    made = simulated(truth, energy=True, change=coarse)
+    assert any("stepped too seldom to tell the joules of tiny ops:" in note for note in made.notes)
+    assert made.profile.provenance["meter"] == "none: time only"  # the simulated readings name no meter
 
 
-def test_processor_is_calibrated_on_pytorchs_threads_without_a_gpus_joules() -> None:
-    target = target_for(bj.load_profile("cpu-generic"))
-    assert target.cores == torch.get_num_threads()
-    assert "nvml" not in target.meters
+def test_what_one_round_was_disturbed_in_another_makes_good(truth: DeviceProfile, time_only: Calibration) -> None:
+    passes: dict[str, int] = {}
+
+    def read(prepared: Prepared, limit_s: float) -> Reading:
+        name = prepared.benchmark.name
+        passes[name] = passes.get(name, 0) + 1
+        busy = passes[name] == 2
+        duration_s = bj.predict(prepared.workload, device=truth).duration_s * (3 if busy else 1)
+        return Reading(duration_s=duration_s, energy_j=None, spread_frac=0.0, others_cores=1.0 if busy else 0.0)
+
+    made = calibrate(read=read, target=Target(kind="cpu", device="meta", cores=2))  # no machine: it looks at this one
+    assert set(passes.values()) == {ROUNDS}
+    for name, reading in made.readings.items():
+        work = next(traced(b, cores=2, device="meta").workload for b in SUITE if b.name == name)
+        assert reading.duration_s == pytest.approx(bj.predict(work, device=truth).duration_s)
+        assert reading.spread_frac == 0.0
 
 
 def test_slow_steps_leave_less_time_for_the_rest(truth: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
 """Laws of reading a step: when repeats stop, whose time and joules they are, and what is told of disturbances."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from budjoule.calibration.conditions import clock_hz, throttle_count
-from budjoule.calibration.reading import idle_w, read_step
+from budjoule.calibration.reading import Conditions, Reading, idle_w, least_disturbed, read_step
 from budjoule.energy.meters.load import Processor
 from budjoule.energy.meters.meter import Domain
 
@@ -13,14 +14,17 @@ from budjoule.energy.meters.meter import Domain
 class Simulated(Processor):
     """A machine with a clock of its own, where other processes keep some cores busy."""
 
-    def __init__(self, others_cores: float = 0.0) -> None:
-        self.now_s, self.others_cores, self.steps = 0.0, others_cores, 0
+    def __init__(self, others_cores: float = 0.0, stolen_cores: float = 0.0) -> None:
+        self.now_s, self.others_cores, self.stolen_cores, self.steps = 0.0, others_cores, stolen_cores, 0
 
     def clock(self) -> float:
         return self.now_s
 
     def busy_s(self) -> tuple[float, float]:
         return (1.0 + self.others_cores) * self.now_s, 4 * self.now_s
+
+    def stolen_s(self) -> float:
+        return self.stolen_cores * self.now_s
 
     def own_s(self) -> float:
         return self.now_s
@@ -114,6 +118,40 @@ def test_steady_load_of_others_is_told_though_nothing_drifts(cores: float) -> No
     assert reading.spread_frac < 0.25
 
 
+def test_time_that_the_host_gives_to_other_guests_counts_as_others() -> None:
+    machine = Simulated(stolen_cores=0.5)
+
+    def step() -> None:
+        machine.now_s += 0.01
+
+    reading = read_step(step, limit_s=1.0, clock=machine.clock, processor=machine)
+    assert reading.others_cores == pytest.approx(0.5)
+
+
+def in_round(duration_s: float, others_cores: float, throttled: int = 0) -> Reading:
+    return Reading(
+        duration_s=duration_s, energy_j=None, spread_frac=0.0, others_cores=others_cores, throttled=throttled
+    )
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected_s"),
+    [
+        ([(1.0, 0.0), (1.2, 0.1), (1.1, 0.0)], 1.1),  # others left it alone: the middle one
+        ([(0.9, 1.0), (1.2, 0.1), (1.1, 0.0), (1.3, 0.0)], 1.2),  # what was disturbed does not count
+        ([(1.4, 1.0), (1.2, 2.0), (1.3, 1.0)], 1.2),  # they never did: others can only add time
+    ],
+)
+def test_the_least_disturbed_round_stands_for_all(rounds: list[tuple[float, float]], expected_s: float) -> None:
+    chosen = least_disturbed([in_round(*each) for each in rounds])
+    assert chosen.duration_s == expected_s
+    assert chosen.spread_frac > 0.1
+
+
+def test_heat_in_any_round_is_kept() -> None:
+    assert least_disturbed([in_round(1.0, 0.0, 2), in_round(1.1, 0.0), in_round(1.2, 0.0, 1)]).throttled == 3
+
+
 @pytest.mark.parametrize(("cores", "expected_s"), [(0.0, 0.03), (1.0, 0.01)])
 def test_others_add_time_that_is_not_the_steps(cores: float, expected_s: float) -> None:
     machine = Simulated(cores)
@@ -163,10 +201,45 @@ def test_a_counter_that_stands_still_is_no_energy() -> None:
     assert reading.meter == ""
 
 
+@pytest.mark.parametrize(("update_s", "told"), [(1e-3, True), (60.0, False)])
+def test_a_counter_that_steps_too_seldom_for_the_window_is_no_energy(update_s: float, told: bool) -> None:
+    machine, counter = Simulated(), Counter()
+    counter.domains = (Domain(name="package-0", limit_w=1e12, update_s=update_s),)
+
+    def step() -> None:
+        time.sleep(0.002)  # the window is real
+        machine.now_s += 0.01
+        counter.energy_j += 0.25
+
+    reading = read_step(step, limit_s=0.2, clock=machine.clock, processor=machine, meters=[counter])
+    assert (reading.energy_j is not None) == told
+
+
+def test_energy_is_that_of_the_devices_own_domain() -> None:
+    machine, counter = Simulated(), Counter()
+    counter.domains = (Domain(name="gpu-0", limit_w=1e12), Domain(name="gpu-1", limit_w=1e12))
+    counter.read = lambda: [5 * counter.energy_j, counter.energy_j]  # type: ignore[method-assign]
+
+    def step() -> None:
+        machine.now_s += 0.01
+        counter.energy_j += 0.25
+
+    def energy_j(domain: str) -> float | None:
+        conditions = Conditions(domain=domain)
+        return read_step(
+            step, limit_s=1.0, clock=machine.clock, processor=machine, meters=[counter], conditions=conditions
+        ).energy_j
+
+    assert energy_j("") == pytest.approx(1.5)
+    assert energy_j("gpu-1") == pytest.approx(0.25)
+    assert energy_j("gpu-7") is None
+
+
 def test_idle_power_is_the_counters_and_nothing_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = Counter()
 
     def rest(duration_s: float) -> None:
+        assert duration_s >= 1.0
         counter.energy_j += 1.0
 
     power_w = idle_w(limit_s=1.0, meters=[counter], sleep=rest)
@@ -201,7 +274,7 @@ def test_throttling_meanwhile_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
 
     def step() -> None:
         machine.now_s += 0.5
-        if machine.now_s > 0.7:
+        if machine.now_s > 1.2:
             cpu_file(tmp_path, "cpu0/thermal_throttle/core_throttle_count", "4\n")
 
     assert read_step(step, limit_s=1.0, clock=machine.clock, processor=machine).throttled == 2

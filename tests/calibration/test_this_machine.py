@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-import budjoule as bj
-from budjoule.calibration.this_gpu import power_limit_w, this_gpu
-from budjoule.calibration.this_machine import ThisMachine, this_machine
+from budjoule.calibration.this_machine import ASSUMED_LIMIT, ThisMachine, this_machine
 
 CPUINFO = "model name\t: Example CPU\nvendor_id\t: {vendor}\ncpu family\t: {family}\ncpu MHz\t\t: 2500.0\nflags\t\t: {flags}\n"
 
@@ -79,52 +76,10 @@ def test_real_machine_has_a_datasheet() -> None:
     assert machine.title
 
 
-GPU = {"name": "Example GPU", "multi_processor_count": 40, "total_memory": 12 << 30}
-
-
-def test_gpu_tells_what_it_can_and_the_rest_is_the_similar_ones_and_named() -> None:
-    like = bj.load_profile("a10-pcie-24gb").spec
-    bare = this_gpu(SimpleNamespace(**GPU), like=like, dram_bytes_per_s=3e11)
-    assert bare.title == "Example GPU"
-    assert (bare.spec.units, bare.spec.memory_bytes, bare.spec.dram_bytes_per_s) == (40, 12 << 30, 3e11)
-    assert bare.spec.lanes == like.lanes
-    assert len(bare.assumed) == 5
-    told = SimpleNamespace(
-        **GPU, clock_rate=1_500_000, memory_clock_rate=8_000_000, memory_bus_width=256, L2_cache_size=4 << 20
-    )
-    full = this_gpu(told, like=like, dram_bytes_per_s=3e11, idle_w=20.0, power_limit_w=120.0)
-    assert full.spec.clock_hz == pytest.approx(1.5e9)
-    assert full.spec.dram_bytes_per_s == pytest.approx(512e9)
-    assert full.spec.cache_bytes == 4 << 20
-    assert (full.spec.idle_w, full.spec.power_limit_w) == (20.0, 120.0)
-    assert len(full.assumed) == 1
-
-
-class NvmlError(Exception):
-    pass
-
-
-def driver(gpus: int, *, broken: bool = False) -> Any:
-    """NVML with some GPUs, and whether it was left open."""
-    module = SimpleNamespace(NVMLError=NvmlError, open=0)
-
-    def count_open(by: int) -> None:
-        module.open += by
-
-    def limit_mw(handle: int) -> int:
-        if broken:
-            raise NvmlError
-        return 150_000
-
-    module.nvmlInit = lambda: count_open(1)
-    module.nvmlShutdown = lambda: count_open(-1)
-    module.nvmlDeviceGetCount = lambda: gpus
-    module.nvmlDeviceGetHandleByIndex = lambda index: index
-    module.nvmlDeviceGetEnforcedPowerLimit = limit_mw
-    return module
-
-
-@pytest.mark.parametrize(("nvml", "limit_w"), [(driver(1), 150.0), (driver(2), None), (driver(1, broken=True), None)])
-def test_power_limit_is_the_only_gpus_and_the_driver_is_left_closed(nvml: Any, limit_w: float | None) -> None:
-    assert power_limit_w(nvml) == limit_w
-    assert nvml.open == 0
+@pytest.mark.parametrize(("drawn_w", "limit_w"), [(None, 32.0), (20.0, 32.0), (90.0, 90.0)])
+def test_assumed_power_limit_allows_what_was_drawn(
+    describe: Callable[..., ThisMachine], drawn_w: float | None, limit_w: float
+) -> None:
+    machine = describe(drawn_w=drawn_w)
+    assert machine.spec.power_limit_w == limit_w
+    assert ASSUMED_LIMIT in machine.assumed

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import budjoule as bj
-from budjoule.calibration.calibrate import Calibration, Target
+from budjoule.calibration.calibrate import Calibration
 from budjoule.calibration.calibrate import calibrate as calibrate_here
 from budjoule.calibration.microbenchmarks import SUITE, Prepared
 from budjoule.calibration.reading import Reading
+from budjoule.calibration.target import Target
 from budjoule.calibration.this_machine import ThisMachine
 from budjoule.cli.main import main
 
@@ -68,7 +69,16 @@ def test_profile_is_picked_up_as_this_machine(run: Run, capfd: pytest.CaptureFix
 def test_json_is_one_document_and_nothing_else(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--json") == 0
     document = json.loads(capfd.readouterr().out)
-    assert set(document) == {"schema", "profile", "status", "readings", "validation", "coefficients", "notes"}
+    assert set(document) == {
+        "schema",
+        "profile",
+        "status",
+        "readings",
+        "validation",
+        "load_model",
+        "coefficients",
+        "notes",
+    }
     assert Path(document["profile"]).is_file()
     assert {
         "name",

@@ -1,0 +1,78 @@
+"""Laws of the load model's calibration: it is the counter's, at the loads that were really there, and nothing without a counter."""
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from budjoule.calibration.load_levels import fit_load
+from budjoule.calibration.target import Target
+from budjoule.energy.meters.load import Processor
+from budjoule.energy.meters.meter import Domain
+from budjoule.energy.windows.watch import Watch
+
+THREADS, IDLE_W, BUSY_W = 4, 6.0, 30.0
+
+
+class Machine(Processor):
+    """Four threads on a clock that its counter drives: every read of it is a tenth of a second later."""
+
+    name, source, method, notes = "simulated", "measured", "simulated counter", ()
+    domains = (Domain(name="package-0", limit_w=1e12),)
+
+    def __init__(self) -> None:
+        self.threads = THREADS
+        self.now_s = self.busy = self.energy_j = 0.0
+        self.working = False
+
+    def busy_s(self) -> tuple[float, float]:
+        return self.busy, THREADS * self.now_s
+
+    def clock_hz(self) -> float | None:
+        return None
+
+    def read(self) -> list[float]:
+        load_frac = torch.get_num_threads() / THREADS if self.working else 0.0
+        self.now_s += 0.1
+        self.busy += 0.1 * THREADS * load_frac
+        self.energy_j += 0.1 * (IDLE_W + BUSY_W * load_frac)
+        return [self.energy_j]
+
+    def close(self) -> None:
+        pass
+
+    def work(self) -> None:
+        self.working = True
+
+    def rest(self) -> None:
+        self.working = False
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    clocked = partial(Watch, clock=lambda: made.now_s, attended=False)
+    monkeypatch.setattr("budjoule.energy.windows.choose.Watch", clocked)
+    monkeypatch.setattr("budjoule.calibration.load_levels.prepare", lambda *_, **__: SimpleNamespace(step=made.work))
+    return made
+
+
+def test_power_at_each_load_is_the_counters(machine: Machine) -> None:
+    before = torch.get_num_threads()
+    target = Target(kind="cpu", device="meta", cores=THREADS, meters=[machine])
+    model = fit_load(target, limit_s=10.0, processor=machine, rest=machine.rest)
+    assert torch.get_num_threads() == before
+    assert model is not None
+    for load_frac in (0.0, 0.25, 0.5, 1.0):
+        assert model.power_w(load_frac) == pytest.approx(IDLE_W + BUSY_W * load_frac, rel=0.15)
+    assert "calibration" in model.basis
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_without_a_counter_or_a_processor_there_is_no_load_model(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
+    assert fit_load(Target(kind=kind, device="cpu", cores=2, meters=("rapl",)), limit_s=1.0) is None
