@@ -92,6 +92,8 @@ class Terms:
         error_frac: How far true joules may lie from the profiles'; reservations allow for it.
         awake_frac: Share of the time the device would be on without training.
         error_feedback: Whether what was not sent is kept.
+        setup_down_bytes: What secure aggregation adds to a model's way down. [B]
+        setup_up_bytes: What it adds to an update's way up. [B]
     """
 
     layout: Layout
@@ -103,6 +105,8 @@ class Terms:
     error_frac: float
     awake_frac: float
     error_feedback: bool
+    setup_down_bytes: int = 0
+    setup_up_bytes: int = 0
 
 
 class Client:
@@ -127,8 +131,9 @@ class Client:
         self._cost = cost
         self._link = link
         self._link_state = link_state
-        self._down_bytes = size_upper_bytes(terms.layout, terms.broadcast)
-        self._up_bytes = size_upper_bytes(terms.layout, terms.compressor)
+        self.setup_down_bytes, self.setup_up_bytes = terms.setup_down_bytes, terms.setup_up_bytes
+        self._down_bytes = size_upper_bytes(terms.layout, terms.broadcast) + terms.setup_down_bytes
+        self._up_bytes = size_upper_bytes(terms.layout, terms.compressor) + terms.setup_up_bytes
         self._ratios: dict[str, float] = {}
 
     @property

@@ -20,6 +20,7 @@ All integers are unsigned and little-endian.
 
 import struct
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,38 +35,52 @@ _CHECK = struct.Struct("<I")
 OVERHEAD_BYTES = _HEAD.size + _CHECK.size
 
 
-def pack(update: Update, layout: Layout, compressor: Compressor, rng: np.random.Generator) -> bytes:
-    """The update as bytes to send.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """What a frame carries.
+
+    Args:
+        client: Number of the client.
+        base_version: Version of the model that it trained from.
+        examples: Number of examples it trained on.
+        body: The bytes inside.
+    """
+
+    client: int
+    base_version: int
+    examples: int
+    body: bytes
+
+
+def wrap(parcel: Parcel, layout: Layout, *, magic: bytes = MAGIC) -> bytes:
+    """A frame around a body.
 
     Raises:
-        PayloadError: The values are not the layout's, are not finite, or a number does not fit the head.
+        PayloadError: A number does not fit the head.
     """
-    body = compressor.encode(update.values, layout, rng)
     try:
-        head = _HEAD.pack(
-            MAGIC, VERSION, layout.fingerprint, update.client, update.base_version, update.examples, len(body)
-        )
+        numbers = (parcel.client, parcel.base_version, parcel.examples, len(parcel.body))
+        head = _HEAD.pack(magic, VERSION, layout.fingerprint, *numbers)
     except struct.error:
-        numbers = (
-            f"client {update.client}, base version {update.base_version}, {update.examples} examples, {len(body)} bytes"
-        )
         raise PayloadError(
-            f"the frame's head cannot hold {numbers}; all must be whole, not negative and below 2**32"
+            f"the frame's head cannot hold client {parcel.client}, base version {parcel.base_version}, "
+            f"{parcel.examples} examples, {len(parcel.body)} bytes; all must be whole, not negative and below 2**32"
         ) from None
-    frame = head + body
+    frame = head + parcel.body
     return frame + _CHECK.pack(zlib.crc32(frame))
 
 
-def unpack(data: bytes, layout: Layout, *, max_bytes: int) -> Update:
-    """The update that a frame holds, its values decompressed.
+def unwrap(data: bytes, layout: Layout, *, max_bytes: int, magic: bytes = MAGIC) -> Parcel:
+    """What a frame carries, its body unread.
 
     Args:
         data: The frame, whole.
         layout: What the receiver trains; the frame's must be the same.
         max_bytes: Frames above this size are refused before they are read. [B]
+        magic: How it must begin.
 
     Raises:
-        PayloadError: It is too large, cut short, too long, corrupt, of another model, or holds NaN or infinite values.
+        PayloadError: It is too large, cut short, too long, corrupt, or of another model.
     """
     if len(data) > max_bytes:
         raise PayloadError(
@@ -73,9 +88,9 @@ def unpack(data: bytes, layout: Layout, *, max_bytes: int) -> Update:
         )
     if len(data) < OVERHEAD_BYTES:
         raise PayloadError(f"a frame has at least {OVERHEAD_BYTES} bytes, this one {len(data)}; it was cut short")
-    magic, version, fingerprint, client, base_version, examples, length = _HEAD.unpack_from(data)
-    if magic != MAGIC:
-        raise PayloadError(f"no frame: it begins with {magic!r} instead of {MAGIC!r}")
+    found, version, fingerprint, client, base_version, examples, length = _HEAD.unpack_from(data)
+    if found != magic:
+        raise PayloadError(f"no frame: it begins with {found!r} instead of {magic!r}")
     if version != VERSION:
         raise PayloadError(f"a frame of version {version}, this side reads {VERSION}; both sides need the same version")
     if len(data) != OVERHEAD_BYTES + length:
@@ -89,8 +104,31 @@ def unpack(data: bytes, layout: Layout, *, max_bytes: int) -> Update:
             f"the frame is of another model ({fingerprint.hex()[:12]}, not {layout.fingerprint.hex()[:12]}); "
             "train the layers that the server names"
         )
-    values = decode(data[_HEAD.size : -_CHECK.size], layout)
-    return Update(client=client, base_version=base_version, examples=examples, values=values)
+    body = data[_HEAD.size : -_CHECK.size]
+    return Parcel(client=client, base_version=base_version, examples=examples, body=body)
+
+
+def pack(update: Update, layout: Layout, compressor: Compressor, rng: np.random.Generator) -> bytes:
+    """The update as bytes to send.
+
+    Raises:
+        PayloadError: The values are not the layout's, are not finite, or a number does not fit the head.
+    """
+    body = compressor.encode(update.values, layout, rng)
+    return wrap(
+        Parcel(client=update.client, base_version=update.base_version, examples=update.examples, body=body), layout
+    )
+
+
+def unpack(data: bytes, layout: Layout, *, max_bytes: int) -> Update:
+    """The update that a frame holds, its values decompressed.
+
+    Raises:
+        PayloadError: As `unwrap`, or it holds NaN or infinite values, or a body that cannot be read.
+    """
+    parcel = unwrap(data, layout, max_bytes=max_bytes)
+    values = decode(parcel.body, layout)
+    return Update(client=parcel.client, base_version=parcel.base_version, examples=parcel.examples, values=values)
 
 
 def size_upper_bytes(layout: Layout, compressor: Compressor) -> int:

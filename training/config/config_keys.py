@@ -251,7 +251,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "delta": Key("none", at_most_none(number(0, 1, open_low=True), "1e-5"), "delta"),
         "clip": Key("none", at_most_none(number(0, open_low=True), "1.0"), "clip"),
         "participations": Key("auto", lambda value: None if value == "auto" else whole(1)(value), "participations"),
-        "secure_aggregation": Key(False, unbuilt(False, "secure aggregation is not built yet"), "secure_aggregation"),
+        "secure_aggregation": Key(False, flag, "secure_aggregation"),
     },
     "stop": {
         "target_accuracy_frac": Key(0.9, at_most_none(number(0, 1, open_low=True), "0.9"), "target_accuracy_frac"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from budjoule.energy.errors import UsageError
 from budjoule.training.compression.update import Vector
@@ -132,13 +133,19 @@ def noisy_mean(privacy: Privacy, rng: np.random.Generator) -> Combine:
     """
 
     def combine(deltas: Sequence[Vector], shares: Weights) -> Vector:
-        total = rng.normal(0.0, privacy.noise_multiplier * privacy.clip, deltas[0].shape)
+        total = np.zeros(deltas[0].shape)
         for delta, share in zip(deltas, shares, strict=True):
             total += share * clip_norm(delta, privacy.clip).astype(np.float64)
-        result: Vector = (total / privacy.divisor).astype(np.float32)
-        return result
+        return noisy_share(privacy, total, rng)
 
     return combine
+
+
+def noisy_share(privacy: Privacy, total: NDArray[np.float64], rng: np.random.Generator) -> Vector:
+    """A sum of clipped updates with noise, over the divisor. Shape (n,)."""
+    noise = rng.normal(0.0, privacy.noise_multiplier * privacy.clip, total.shape)
+    result: Vector = ((total + noise) / privacy.divisor).astype(np.float32)
+    return result
 
 
 def _accounting() -> Any:

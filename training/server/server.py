@@ -6,7 +6,7 @@ update of an invited client is counted and refused, and the run goes on.
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +19,9 @@ from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.combine import Combine, parse_aggregate
 from budjoule.training.server.methods import METHODS, STALENESS, Arrival, aggregate
-from budjoule.training.server.privacy import clipped, noisy_mean, plan_privacy
+from budjoule.training.server.privacy import clipped, noisy_mean, noisy_share, plan_privacy
+from budjoule.training.server.secure_client import Ring, threshold
+from budjoule.training.server.secure_sum import SMALLEST, ring_code, unmask, unpack_masked
 
 _MAX_STALENESS = 1000  # versions; an older base is refused as out of version
 
@@ -63,6 +65,14 @@ class Engine(Protocol):
         """Offer a client no more."""
         ...
 
+    def agree(self, clients: Sequence[int]) -> Mapping[int, bytes]:
+        """Ask the clients of a round for the public keys of its secure aggregation."""
+        ...
+
+    def reveal(self, publics: Mapping[int, bytes], survivors: Set[int]) -> Mapping[int, Mapping[int, bytes]]:
+        """Tell a round's clients whose updates arrived; what each of those reveals of every other."""
+        ...
+
     def published(self, updates: int, mean_staleness: float) -> None:
         """A new version stands."""
         ...
@@ -92,7 +102,8 @@ class ServerState:
         draws: Random choices made.
         participations: Versions that each client's updates entered or are about to enter.
         invited: Open invitations by client.
-        buffer: Updates not yet aggregated.
+        publics: Public keys of the round's secure aggregation.
+        buffer: Updates not yet aggregated; of a masked one the values are the bits of its ring elements.
     """
 
     weights: Vector
@@ -102,6 +113,7 @@ class ServerState:
     draws: int = 0
     participations: dict[int, int] = field(default_factory=dict)
     invited: dict[int, Invitation] = field(default_factory=dict)
+    publics: Mapping[int, bytes] = field(default_factory=dict)
     buffer: list[Arrival] = field(default_factory=list)
 
 
@@ -153,6 +165,7 @@ class Server:
         if math.isfinite(config.privacy.clip):
             self._combine = clipped(self._combine, config.privacy.clip)
         self.privacy = plan_privacy(config)
+        self._ring = ring_code(config) if config.privacy.secure_aggregation else None
         self._noise_seed = secrets.randbits(128) if noise_seed is None else noise_seed
         self.state = ServerState(weights=weights, average=weights)
 
@@ -202,7 +215,7 @@ class Server:
             self._aggregate(engine)
 
     def _check(self, engine: Engine, sender: int, data: bytes) -> Arrival:
-        update = unpack(data, self._layout, max_bytes=self._max_bytes)
+        update = self._read(data)
         if update.client != sender:
             raise PayloadError(f"a frame of client {update.client} came from client {sender}")
         invitation = self.state.invited.get(sender)
@@ -225,12 +238,33 @@ class Server:
             values=update.values,
         )
 
+    def _read(self, data: bytes) -> Update:
+        if self._ring is None:
+            return unpack(data, self._layout, max_bytes=self._max_bytes)
+        parcel, ring = unpack_masked(data, self._layout)
+        return Update(
+            client=parcel.client,
+            base_version=parcel.base_version,
+            examples=parcel.examples,
+            values=ring.view(np.float32),
+        )
+
     def _aggregate(self, engine: Engine) -> None:
         state, arrivals = self.state, self.state.buffer
-        weigh = self._method.weigh_privately if self.privacy else self._method.weigh
-        shares = weigh(arrivals, STALENESS[self._config.staleness])
-        rate, combine = self._config.learning_rate, self._rule()
-        state.weights = aggregate(state.weights, arrivals, shares, rate, combine=combine)
+        if self._ring is not None:
+            try:
+                step = self._unmasked(engine)
+            except PayloadError as error:
+                state.buffer = []
+                for arrival in arrivals:
+                    engine.rejected(arrival.client, str(error))
+                return
+            state.weights = state.weights + np.float32(self._config.learning_rate) * step
+        else:
+            weigh = self._method.weigh_privately if self.privacy else self._method.weigh
+            shares = weigh(arrivals, STALENESS[self._config.staleness])
+            rate, combine = self._config.learning_rate, self._rule()
+            state.weights = aggregate(state.weights, arrivals, shares, rate, combine=combine)
         state.version += 1
         # The ramp lets the average forget the untrained first versions.
         kept = np.float32(min(self._config.average, state.version / (10.0 + state.version)))
@@ -242,7 +276,28 @@ class Server:
         """How this version's updates become one."""
         if self.privacy is None:
             return self._combine
-        return noisy_mean(self.privacy, np.random.default_rng([self._noise_seed, 0xD9, self.state.version]))
+        return noisy_mean(self.privacy, self._noise())
+
+    def _noise(self) -> np.random.Generator:
+        return np.random.default_rng([self._noise_seed, 0xD9, self.state.version])
+
+    def _unmasked(self, engine: Engine) -> Vector:
+        """The mean of updates of which only the sum is seen. Shape (n,).
+
+        Raises:
+            PayloadError: Too few are left for a sum that hides them.
+        """
+        assert self._ring is not None
+        state, publics = self.state, self.state.publics
+        survivors = frozenset(arrival.client for arrival in state.buffer)
+        needed = max(SMALLEST, threshold(len(publics)))
+        if len(survivors) < needed:
+            raise PayloadError(f"too few for a secure sum: {len(survivors)} of {len(publics)}, {needed} are needed")
+        total: Ring = np.sum([arrival.values.view(np.uint32) for arrival in state.buffer], axis=0, dtype=np.uint32)
+        found = self._ring.decode(unmask(total, publics, survivors, engine.reveal(publics, survivors)))
+        if self.privacy is not None:
+            return noisy_share(self.privacy, found.astype(np.float64), self._noise())
+        return found / np.float32(len(survivors))
 
     def _count(self, engine: Engine, client: int) -> None:
         """Note that a client takes part in a version, and leave it alone once it may not any more."""
@@ -267,6 +322,8 @@ class Server:
             self.state.invited[client] = Invitation(self.state.version, engine.now_s)
             if not engine.invite(client, self.broadcast()):
                 del self.state.invited[client]
+        if self._ring is not None and self.state.invited:
+            self.state.publics = engine.agree(tuple(self.state.invited))
         if self._method.deadline and self.state.invited:
             engine.alarm(engine.now_s + self._deadline_s, self.state.round)
 
@@ -296,6 +353,7 @@ class Server:
             "round": state.round,
             "draws": state.draws,
             "participations": list(state.participations.items()),
+            "publics": [[client, public.hex()] for client, public in state.publics.items()],
             "invited": [[client, item.version, item.time_s] for client, item in state.invited.items()],
             "buffer": [[item.client, item.examples, item.staleness, item.gap_slots] for item in state.buffer],
         }
@@ -310,6 +368,7 @@ class Server:
             round=numbers["round"],
             draws=numbers["draws"],
             participations=dict(numbers["participations"]),
+            publics={client: bytes.fromhex(public) for client, public in numbers["publics"]},
             invited={client: Invitation(version, time_s) for client, version, time_s in numbers["invited"]},
             buffer=[
                 Arrival(client=client, examples=examples, staleness=staleness, gap_slots=gap, values=values)

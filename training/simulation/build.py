@@ -23,6 +23,7 @@ from budjoule.training.schedulers import make_scheduler
 from budjoule.training.server.combine import parse_aggregate
 from budjoule.training.server.methods import METHODS
 from budjoule.training.server.privacy import epsilon_spent, plan_privacy
+from budjoule.training.server.secure_sum import setup_bytes
 from budjoule.training.server.server import Server, parse_broadcast
 from budjoule.training.simulation.presence import draw_presences, unmetered
 from budjoule.training.simulation.record import Record
@@ -92,6 +93,8 @@ class Parts:
         for device in config.fleet.device_shares:
             costs.cost(device, batch)  # an unknown device or an untraceable model is known now
         bench = Workbench(model, training)
+        cohort = min(config.server.cohort, config.fleet.clients)
+        setup_down, setup_up = setup_bytes(cohort) if config.privacy.secure_aggregation else (0, 0)
         terms = Terms(
             layout=bench.layout,
             compressor=compressor,
@@ -102,6 +105,8 @@ class Parts:
             error_frac=config.fleet.energy_error_frac,
             awake_frac=config.fleet.awake_frac,
             error_feedback=config.update.error_feedback,
+            setup_down_bytes=setup_down,
+            setup_up_bytes=setup_up,
         )
         return cls(
             config=config,

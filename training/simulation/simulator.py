@@ -6,7 +6,7 @@ and a count, so that a run repeats to the bit. A transfer keeps the rate that it
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ from budjoule.training.server.methods import METHODS
 from budjoule.training.server.server import Broadcast, Server
 from budjoule.training.simulation.presence import STEP_S, Presence
 from budjoule.training.simulation.record import Record
+from budjoule.training.simulation.secure_cohort import SecureCohort
 from budjoule.training.task.shards import Shards
 
 _BLOCK, _LOSS, _FRAME = 1, 2, 3  # purposes of random streams
@@ -87,6 +88,7 @@ class Simulator:
         self._end_s = config.stop.duration_s
         self._synchronous = METHODS[config.server.method].synchronous
         self._shelf = shelf
+        self._secure = SecureCohort(config, bench.layout) if config.privacy.secure_aggregation else None
 
     def begin(self) -> None:
         """Evaluate the untrained model and invite the first clients."""
@@ -140,7 +142,7 @@ class Simulator:
         subject, state = self.clients[client], self.clients[client].state
         self.touched.add(client)
         self._take(client)
-        size_bytes = len(model.frame)
+        size_bytes = len(model.frame) + subject.setup_down_bytes
         if not self._may_work(client):  # its battery went down
             self._push((self.now_s // STEP_S + 1) * STEP_S, "presence", client)
             return False
@@ -166,6 +168,16 @@ class Simulator:
         if client in self._place:
             self._take(client)
         self.touched.add(client)
+
+    def agree(self, clients: Sequence[int]) -> Mapping[int, bytes]:
+        """Public keys of a round's secure aggregation; its messages ride on the clients' transfers."""
+        assert self._secure is not None
+        return self._secure.publics(self.server.state.round, clients)
+
+    def reveal(self, publics: Mapping[int, bytes], survivors: Set[int]) -> Mapping[int, Mapping[int, bytes]]:
+        """What the survivors of a round reveal."""
+        assert self._secure is not None
+        return self._secure.reveal(self.server.state.round, publics, survivors)
 
     def published(self, updates: int, mean_staleness: float) -> None:
         """Note a new version, evaluate it if it is due, and see whether the run is over."""
@@ -242,10 +254,11 @@ class Simulator:
         update = Update(
             client=client, base_version=state.base_version, examples=self._shards.size(client), values=delta
         )
-        frame = pack(update, self._layout, self._compress, spawn_rng(self._config.seed, client, _FRAME, state.sends))
-        energy_j, duration_s = subject.pay_upload(self.now_s, len(frame))
+        frame = self._frame(update, spawn_rng(self._config.seed, client, _FRAME, state.sends))
+        size_bytes = len(frame) + subject.setup_up_bytes
+        energy_j, duration_s = subject.pay_upload(self.now_s, size_bytes)
         subject.scheduler.settle(energy_j)
-        self.record.uplink(len(frame))
+        self.record.uplink(size_bytes)
         lost = spawn_rng(self._config.seed, client, _LOSS, state.sends).random() < self._config.fleet.dropout_frac
         lost = lost or self._presences[client].changes_s(self.now_s) < self.now_s + duration_s
         state.sends += 1
@@ -258,6 +271,13 @@ class Simulator:
         state.base = state.local = None
         kind = "lost" if lost else "arrive"
         self._push(self.now_s + duration_s, kind, client, frame=frame, energy_j=energy_j, level=level)
+
+    def _frame(self, update: Update, rng: np.random.Generator) -> bytes:
+        """An update as it travels."""
+        if self._secure is None:
+            return pack(update, self._layout, self._compress, rng)
+        server = self.server.state
+        return self._secure.frame(update, server.round, server.publics, rng)
 
     def _arrived(self, event: Event) -> None:
         client, subject = event.subject, self.clients[event.subject]
@@ -280,7 +300,7 @@ class Simulator:
             client=event.subject,
             base_version=base_version,
             staleness=self.server.state.version - base_version,
-            size_bytes=len(event.frame),
+            size_bytes=len(event.frame) + self.clients[event.subject].setup_up_bytes,
             energy_j=event.energy_j,
             level=event.level,
             lost=lost,
