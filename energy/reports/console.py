@@ -10,7 +10,7 @@ from rich.text import Text
 
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.reports.tree import Branch, folded, module_tree
-from budjoule.energy.reports.words import clean, interval, percent, unruled_note
+from budjoule.energy.reports.words import clean, interval, percent, times, unruled_note
 from budjoule.energy.units import show
 
 BAR_CELLS = 12
@@ -90,7 +90,7 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
             show(row["duration_s"], "s"),
             show(row["power_w"], "W"),
             show(row["clock_hz"], "Hz") + ("*" if row["power_limited"] else ""),
-            f"{row['energy_j'] / least_j:.2f}" if least_j else "-",
+            times(row["energy_j"] / least_j) if least_j else "-",
         )
     if any(row["power_limited"] for row in rows):
         made.caption, made.caption_justify = "* lowered to meet the power limit", "left"

@@ -8,7 +8,7 @@ from budjoule.energy.reports.icicle import boxes
 from budjoule.energy.reports.page import render
 from budjoule.energy.reports.plot import Bar, BarChart, Segment, axis
 from budjoule.energy.reports.tree import Branch, folded, module_tree
-from budjoule.energy.reports.words import interval, percent, unruled_note
+from budjoule.energy.reports.words import interval, percent, times, unruled_note
 from budjoule.energy.units import show
 
 OPS = 25
@@ -60,7 +60,7 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             show(row["duration_s"], "s"),
             show(row["power_w"], "W"),
             show(row["clock_hz"], "Hz") + (", power limit" if row["power_limited"] else ""),
-            f"{row['energy_j'] / least_j:.2f}" if least_j else "-",
+            times(row["energy_j"] / least_j) if least_j else "-",
         ]
         for row in rows
     ]

@@ -68,7 +68,7 @@ def _print_legend(sweep: Sweep, points: Sequence[Point], console: Console, budge
     if budget is not None:
         what = "steps" if budget.epoch_examples is None else f"epochs of {budget.epoch_examples:,} examples"
         console.print(f"{what}: as many as fit in {show(budget.energy_j, 'J')}; --json has the interval", style="dim")
-    console.print("efficient: no other setting needs less energy without needing more time", style="dim")
+    console.print("efficient: no other setting that fits needs less energy without needing more time", style="dim")
     console.print("least J: least energy; least J·s: least energy x time", style="dim")
     if len(points) < len(sweep.points):
         console.print(
@@ -143,12 +143,14 @@ def sweep_page(
 def chart(sweep: Sweep) -> Chart:
     """Time against energy of every setting; a line joins each device's efficient ones."""
     noun = _noun(sweep)
-    x = scale(f"time of one {noun}", [_time(sweep, p) for p in sweep.points], "s")
-    y = scale(f"energy of one {noun}", [_energy(sweep, p) for p in sweep.points], "J")
+    points = [p for device in sweep.devices for p in sweep.usable(device)]
+    left_out = len(sweep.points) - len(points)
+    x = scale(f"time of one {noun}", [_time(sweep, p) for p in points], "s")
+    y = scale(f"energy of one {noun}", [_energy(sweep, p) for p in points], "J")
     lines: list[Series] = []
     for index, device in enumerate(sweep.devices):
         colour = index % COLOURS
-        others = [p for p in sweep.of(device) if not p.efficient]
+        others = [p for p in sweep.usable(device) if not p.efficient]
         lines.append(
             series(device, [_place(sweep, p, x, y) for p in sweep.frontier(device)], x.axis, y.axis, colour=colour)
         )
@@ -156,14 +158,19 @@ def chart(sweep: Sweep) -> Chart:
         lines.append(Series(name="", path="", dots=dots, colour=colour))
     return Chart(
         title="Time against energy",
-        description=f"{plural(len(sweep.points), 'setting')}. "
+        description=f"{plural(len(points), 'setting')}. "
         + ". ".join(line for d in sweep.devices for line in best_lines(sweep, d))
         + ".",
         x=x.axis,
         y=y.axis,
         series=tuple(lines),
         legend=tuple((device, index % COLOURS) for index, device in enumerate(sweep.devices)),
-        note="The line joins the efficient settings: no other needs less energy without needing more time. Point at a dot to see its setting.",
+        note="The line joins the efficient settings: no other needs less energy without needing more time. Point at a dot to see its setting."
+        + (
+            f" {plural(left_out, 'setting')} that a device's memory cannot hold {'is' if left_out == 1 else 'are'} left out."
+            if left_out
+            else ""
+        ),
     )
 
 

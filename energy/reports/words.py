@@ -25,6 +25,17 @@ def percent(share_frac: float | None) -> str:
     )
 
 
+def times(ratio: float) -> str:
+    """How many times as much, with about three digits.
+
+    >>> times(1), times(17.38), times(50629.7)
+    ('1.00', '17.4', '50,600')
+    """
+    if ratio < 100:
+        return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+    return f"{float(f'{ratio:.3g}'):,.0f}"
+
+
 def plural(count: int, noun: str) -> str:
     """A count with its noun.
 
