@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from budjoule.energy.errors import UsageError
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.meters import Meter
 from budjoule.energy.windows.window import Window
@@ -41,6 +42,10 @@ def measure(
     >>> m.energy_low_j <= m.energy_j <= m.energy_high_j and m.source in ("measured", "estimated")
     True
     """
+    if not isinstance(label, str):
+        raise UsageError(
+            f"the label is a {type(label).__name__}; write a text, and decorators with parentheses: @bj.measure()"
+        )
     return Window(
         label, meter=meter, require_measured=require_measured, synchronize=synchronize, idle=idle, on_end=on_end
     )

@@ -119,6 +119,13 @@ def test_measure_windows_of_concurrent_tasks_each_see_their_own_energy() -> None
     assert (two.label, two.energy_j) == ("task 2", 11.0)
 
 
+def test_measure_decorator_without_parentheses_is_refused_with_the_remedy() -> None:
+    with pytest.raises(UsageError, match=r"label is a function.*@bj.measure\(\)"):
+
+        @bj.measure  # type: ignore[arg-type]
+        def work() -> None: ...
+
+
 def test_measure_decorator_refuses_generators_whose_body_runs_later() -> None:
     with pytest.raises(UsageError, match="numbers is a generator"):
 
