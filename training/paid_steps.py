@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from budjoule.energy.errors import BudgetExhausted, UsageError
 from budjoule.energy.units import joules
@@ -10,13 +10,23 @@ from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.ledger.reservation import Reservation
 
 if TYPE_CHECKING:
-    from budjoule.energy.estimate import Estimate
     from budjoule.energy.meters import Meter
     from budjoule.energy.windows.window import Window
 
 BLOCK_S = 1.0  # a commit that is safe from power cuts takes about 4 ms; a block this long makes that 0.4 %
 COUNTER_STEPS = 20  # a block this many counter steps long is measured to about 5 %
 _GROWTH = 4  # a block may be so many times the last one, whose steps may have been slow from warming up
+
+
+class Costs(Protocol):
+    """What is expected, as an `Estimate` says it."""
+
+    @property
+    def energy_j(self) -> float: ...
+    @property
+    def energy_high_j(self) -> float: ...
+    @property
+    def duration_s(self) -> float: ...
 
 
 class PaidSteps:
@@ -45,7 +55,7 @@ class PaidSteps:
         self,
         ledger: Ledger,
         *,
-        step_cost: "Estimate | float | str",
+        step_cost: "Costs | float | str",
         block_steps: int | None = None,
         meter: "str | Meter | None" = "auto",
         idle_w: float = 0.0,
@@ -131,7 +141,7 @@ class _StepCost:
     duration_s: float | None = None
 
     @classmethod
-    def of(cls, cost: "Estimate | float | str") -> "_StepCost":
+    def of(cls, cost: "Costs | float | str") -> "_StepCost":
         if isinstance(cost, int | float | str):
             energy_j = joules(cost)
             step = cls(expected_j=energy_j, upper_j=energy_j)

@@ -16,7 +16,7 @@ def costs(steps: int = 1) -> BlockCosts:
 
 def test_a_block_is_its_steps() -> None:
     one, ten = costs(1).cost("raspberry-pi-5", 16), costs(10).cost("raspberry-pi-5", 16)
-    for name in ("energy_j", "upper_j", "duration_s"):
+    for name in ("energy_j", "energy_high_j", "duration_s"):
         assert getattr(ten, name) == pytest.approx(10 * getattr(one, name))
     assert ten.idle_w == pytest.approx(one.idle_w)
 
@@ -30,10 +30,10 @@ def test_a_step_is_the_estimate_above_the_idle_floor() -> None:
         mode="training",
         optimizer="sgd",
     )
-    assert 0 < cost.energy_j < cost.upper_j
+    assert 0 < cost.energy_j < cost.energy_high_j
     assert cost.energy_j < whole.energy_j
     assert cost.energy_j + cost.idle_w * cost.duration_s == pytest.approx(whole.energy_j, rel=0.2)  # its loss is a mean
-    assert cost.upper_j == pytest.approx(whole.energy_high_j - whole.idle_energy_j, rel=0.2)
+    assert cost.energy_high_j == pytest.approx(whole.energy_high_j - whole.idle_energy_j, rel=0.2)
 
 
 def test_larger_batches_cost_more() -> None:

@@ -301,7 +301,7 @@ class Client:
         return widened_j(energy_j * (1.0 + self._terms.error_frac), self._ratios[cause] * energy_j)
 
     def _block_energy_upper_j(self) -> float:
-        return max(self._cost.upper_j, self._upper_j(self._cost.energy_j, "compute"))
+        return max(self._cost.energy_high_j, self._upper_j(self._cost.energy_j, "compute"))
 
     def _awake_j(self, duration_s: float) -> float:
         """The idle floor for as long as only training keeps the device awake; its duration and power are known. [J]"""

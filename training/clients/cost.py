@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from budjoule.energy.device import DeviceProfile
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCost:
@@ -17,13 +19,13 @@ class BlockCost:
 
     Args:
         energy_j: Expected energy above the idle floor. [J]
-        upper_j: Upper end of the estimate's central 90 % interval, above the expected floor. [J]
+        energy_high_j: Upper end of the estimate's central 90 % interval, above the expected floor. [J]
         idle_w: The idle floor. [W]
         duration_s: Expected time. [s]
     """
 
     energy_j: float
-    upper_j: float
+    energy_high_j: float
     idle_w: float
     duration_s: float
 
@@ -46,7 +48,7 @@ class BlockCosts:
         self._workload = lru_cache(maxsize=None)(self._trace)
         self.cost = lru_cache(maxsize=None)(self._cost)
 
-    def _trace(self, batch_size: int) -> Any:
+    def _trace(self, batch_size: int, precision: str) -> Any:
         import torch
 
         from budjoule.energy.trace import trace
@@ -58,22 +60,22 @@ class BlockCosts:
             batch,
             mode="training",
             optimizer=self._optimizer,
-            precision="fp32",
+            precision=precision,
             loss=lambda scores: torch.nn.functional.cross_entropy(scores, labels),
         )
 
-    def _cost(self, device: str, batch_size: int) -> BlockCost:
-        """The cost of a block of `batch_size` examples a step on a device profile.
+    def _cost(self, device: "str | DeviceProfile", batch_size: int, precision: str = "fp32") -> BlockCost:
+        """The cost of a block of `batch_size` examples a step on a device, in a precision that `trace` knows.
 
         Raises:
             UsageError: The device is unknown.
         """
         from budjoule.energy.predict import predict
 
-        step = predict(self._workload(batch_size), device=device)
+        step = predict(self._workload(batch_size, precision), device=device)
         return BlockCost(
             energy_j=max(step.energy_j - step.idle_energy_j, 0.0) * self._local_steps,
-            upper_j=max(step.energy_high_j - step.idle_energy_j, 0.0) * self._local_steps,
+            energy_high_j=max(step.energy_high_j - step.idle_energy_j, 0.0) * self._local_steps,
             idle_w=step.idle_energy_j / step.duration_s,
             duration_s=step.duration_s * self._local_steps,
         )

@@ -5,18 +5,21 @@ The eager loop is sequential on purpose: on a CPU it beats batching clients toge
 nets of convolutions and dense layers take two thirds of its time, and no longer agree with PyTorch's to the bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Layout, Vector, layout_of
 from budjoule.training.config.config import Training
 from budjoule.training.memory.step import Step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    OptimizerState = dict[tuple[int, str], Tensor]  # by the parameter's place and the tensor's name
 
 _EVALUATION_BATCH = 1000
 
@@ -50,6 +53,21 @@ class Workbench:
             start += tensor.numel()
 
     @property
+    def trained_names(self) -> tuple[str, ...]:
+        """Names of the trained parameters, in the order of an optimizer's state."""
+        return self.layout.names[: len(self._parameters)]
+
+    @property
+    def trained_size(self) -> int:
+        """How many entries of the flat vector are trained; buffers follow them."""
+        return self.layout.bounds[len(self._parameters)]
+
+    @property
+    def training(self) -> Training:
+        """The local block that the configuration asks for."""
+        return self._training
+
+    @property
     def model(self) -> "nn.Module":
         """The module itself, for tracing its cost."""
         return self._model
@@ -74,7 +92,7 @@ class Workbench:
         prior: "Tensor | None" = None,
         rate_frac: float = 1.0,
     ) -> Vector:
-        """Train one local block and return the weights it ends with. Shape (layout.size,).
+        """Train one local block and return the weights it ends with; its optimizer's state ends with it. Shape (layout.size,).
 
         Args:
             start: Weights to start from. Shape (layout.size,).
@@ -85,23 +103,56 @@ class Workbench:
                 ICLR 2021, arXiv:2007.07314). Shape (classes,).
             rate_frac: Share of the learning rate to use.
         """
+        plan = Plan.of(self._training)
+        for _ in self.steps(start, inputs, labels, plan, {}, seed=seed, prior=prior, rate_frac=rate_frac):
+            pass
+        return self.values()
+
+    def steps(
+        self,
+        start: Vector,
+        inputs: "Tensor",
+        labels: "Tensor",
+        plan: Plan,
+        state: "OptimizerState",
+        *,
+        seed: tuple[int, ...],
+        prior: "Tensor | None" = None,
+        rate_frac: float = 1.0,
+    ) -> "Generator[Tensor, None, None]":
+        """Train a block step by step, as `block` does, and yield the weights after each: to look at, not to keep.
+
+        A caller who closes the iterator ends the block early, between two steps.
+
+        Args:
+            plan: Batch size, number of steps and precision.
+            state: The optimizer's tensors: taken up here, and when the block ends replaced by what they have become.
+        """
         import torch
 
         rng = np.random.default_rng(seed)
         torch.manual_seed(int(rng.integers(2**62)))
         self.load(start)
         self._model.train()
+        mixed = plan.precision == "bf16-mixed"
 
         def loss(part: "tuple[Tensor, Tensor]") -> "Tensor":
-            scores = self._model(part[0])
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                scores = self._model(part[0])
+            scores = scores.float()
             return torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, part[1])
 
         rate = self._training.learning_rate * rate_frac
         step = Step(self._parameters, loss, optimizer=self._training.optimizer, learning_rate=rate)
-        for batch in self._batches(len(labels), rng):
-            step((inputs[batch], labels[batch]))
-        step.close()
-        return self.values()
+        step.load_state(state)
+        try:
+            for batch in self._batches(len(labels), plan, rng):
+                step((inputs[batch], labels[batch]))
+                yield self._flat
+        finally:
+            state.clear()
+            state.update(step.named_state())
+            step.close()
 
     def evaluate(self, values: Vector, inputs: "Tensor", labels: "Tensor") -> "tuple[float, float, Tensor]":
         """Accuracy, mean loss, and which examples were right. The last has shape (n,)."""
@@ -119,11 +170,11 @@ class Workbench:
         correct = torch.cat(right)
         return float(correct.float().mean()), loss / len(labels), correct
 
-    def _batches(self, examples: int, rng: np.random.Generator) -> "Iterator[Tensor]":
+    def _batches(self, examples: int, plan: Plan, rng: np.random.Generator) -> "Iterator[Tensor]":
         """Indices of each step's batch: epochs without replacement, reshuffled as often as the block needs."""
         import torch
 
-        size, steps = min(self._training.batch_size, examples), self._training.local_steps
+        size, steps = min(plan.batch_size, examples), plan.local_steps
         epochs = -(-size * steps // examples)
         order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])[: size * steps]
         return iter(torch.from_numpy(order).view(steps, size))

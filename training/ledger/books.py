@@ -52,7 +52,7 @@ class Books:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Cursor]:
-        """All of the body's statements, or none."""
+        """All of the body's statements, or none; one inside another is part of it."""
         try:
             connection = self.connection()
             if self._own is None:
@@ -61,6 +61,9 @@ class Books:
                 yield connection.cursor()
                 return
             with self._lock():
+                if connection.in_transaction:  # this thread's own, since others wait for the lock
+                    yield connection.cursor()
+                    return
                 cursor = connection.cursor()
                 cursor.execute("BEGIN IMMEDIATE")
                 try:

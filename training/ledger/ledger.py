@@ -8,6 +8,7 @@ never exceeds the budget. A reservation left open by a crash counts as spent unt
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import budjoule.training.ledger.ledger_sql as sql
@@ -152,6 +153,13 @@ class Ledger(Account):
         with self._books.transaction() as cursor:
             self._book(cursor, reservation.id, actual_nj, measured, None)
             return self._hold(cursor, wanted, state)
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Cursor]:
+        """Entries that are written together or not at all, and with them what the cursor writes into the caller's own tables.
+
+        ``with ledger.transaction() as cursor: reservation.commit(...); cursor.execute(...)``
+        """
+        return self._books.transaction()
 
     def renew(self) -> None:
         """Begin a new period now, with nothing spent: for budgets a charge, by whoever sees the charger.

@@ -1,6 +1,6 @@
 """One training step on a device: micro-batches, and either one update at the end or each parameter's inside backward."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import UsageError
@@ -66,7 +66,27 @@ class Step:
 
     def state(self) -> "list[Tensor]":
         """The optimizer's tensors; none before the first step."""
-        return [tensor for update in self._updates for tensor in update.state()]
+        return list(self._tensors().values())
+
+    def named_state(self) -> "dict[tuple[int, str], Tensor]":
+        """The optimizer's tensors by the parameter's place and their name; to be kept, and given to `load_state`."""
+        return {key: tensor.clone() for key, tensor in self._tensors().items()}
+
+    def load_state(self, state: "Mapping[tuple[int, str], Tensor]") -> None:
+        """Go on with a state that was kept; before the first step."""
+        place = 0
+        for update in self._updates:
+            for parameter in update.parameters:
+                update.begin(parameter, {name: tensor for (at, name), tensor in state.items() if at == place})
+                place += 1
+
+    def _tensors(self) -> "dict[tuple[int, str], Tensor]":
+        parameters = [(update, parameter) for update in self._updates for parameter in update.parameters]
+        return {
+            (place, name): tensor
+            for place, (update, parameter) in enumerate(parameters)
+            for name, tensor in update.of(parameter).items()
+        }
 
     def close(self) -> None:
         """Let go of the parameters."""
@@ -78,7 +98,7 @@ class Update:
     """An optimizer's step over some parameters, after which no gradient is left; its state lives as long as it does."""
 
     def __init__(self, name: str, parameters: "list[nn.Parameter]", learning_rate: float) -> None:
-        self._parameters = parameters
+        self.parameters = parameters
         self._rate = learning_rate
         # Plain descent is one op a parameter, which torch's optimizer makes several times slower.
         self._optimizer = None if name == "sgd" else make_optimizer(name, parameters, learning_rate)
@@ -88,18 +108,23 @@ class Update:
 
         if self._optimizer is not None:
             self._optimizer.step()
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             if self._optimizer is None and parameter.grad is not None:
                 with torch.no_grad():
                     parameter.add_(parameter.grad, alpha=-self._rate)
             parameter.grad = None
 
-    def state(self) -> "list[Tensor]":
-        """The optimizer's tensors."""
+    def of(self, parameter: "nn.Parameter") -> "dict[str, Tensor]":
+        """The optimizer's tensors for a parameter."""
         import torch
 
-        states = self._optimizer.state.values() if self._optimizer is not None else ()
-        return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        state = self._optimizer.state.get(parameter, {}) if self._optimizer is not None else {}
+        return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+    def begin(self, parameter: "nn.Parameter", state: "Mapping[str, Tensor]") -> None:
+        """Begin with a state; an optimizer without any, and one that has none for the parameter, begin anew."""
+        if self._optimizer is not None and state:
+            self._optimizer.state[parameter] = {name: tensor.clone() for name, tensor in state.items()}
 
 
 def make_optimizer(name: str, parameters: "list[nn.Parameter]", learning_rate: float) -> "torch.optim.Optimizer":
