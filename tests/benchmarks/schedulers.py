@@ -1,8 +1,8 @@
-"""The decision problem alone: how many sends each policy gets out of its joules, beside an oracle that knows all prices.
+"""The decision problem alone: what each policy's sends are worth, beside an offline oracle that knows all prices.
 
-Columns are budgets, as a share of what sending at every block would cost; cells are sends as a share of the oracle's, and
-in brackets the longest silence in affordable mean periods. Values are 1 a send, so no model, no accuracy and no server is
-in these numbers. The oracle takes the cheapest prices that the budget pays for.
+Columns are budgets, as a share of what sending at every block would cost; cells are the worth of the sends as a share of what
+no choice can exceed, and in brackets the longest silence in affordable mean periods. A send is worth the root of the blocks it
+carries, so no model, no accuracy and no server is in these numbers.
 
     python tests/benchmarks/schedulers.py [--seeds 10] [--slots 1000] [--link lte-2012] [--trace FILE] [--size 10000]
 """
@@ -15,9 +15,10 @@ import numpy as np
 from budjoule.training.links.link_state import parse_link_state
 from budjoule.training.links.links import load_link
 from budjoule.training.schedulers import SCHEDULERS, Level, Offer, make_scheduler
+from budjoule.training.schedulers.oracle import oracle
 
 BUDGETS = (0.02, 0.05, 0.15, 0.5)
-STATES = ("constant", "two-state:8", "two-state:8:1200 s", "diurnal:8:4 h")
+STATES = ("constant", "two-state:8", "two-state:8:20 min", "diurnal:8:4 h", "adversarial:8")
 SLOT_S = 60.0
 
 
@@ -29,9 +30,9 @@ def prices_j(link_name: str, state: str, size_bytes: int, seed: int, slots: int)
     return np.array(prices), link.uplink_upper_j(size_bytes, lowest_rate_frac=link_state.lowest_rate_frac)
 
 
-def oracle(prices: np.ndarray, budget_j: float) -> int:
-    """The most sends that the budget pays for."""
-    return int(np.searchsorted(np.cumsum(np.sort(prices)), budget_j, side="right"))
+def worth(sends: list[int]) -> float:
+    """What sends are worth together, by the slots they were made in."""
+    return float(np.sqrt(np.diff([-1, *sends])).sum())
 
 
 def play(policy: str, prices: np.ndarray, budget_j: float, worst_j: float, seed: int) -> list[int]:
@@ -72,21 +73,30 @@ def main() -> None:
     arguments = parser.parse_args()
     states = (f"trace:{arguments.trace}",) if arguments.trace else STATES
     print(
-        f"{arguments.link}, {arguments.size} B a send, {arguments.slots} slots, {arguments.seeds} seeds: % of the oracle's sends (longest silence in periods)"
+        f"{arguments.link}, {arguments.size} B a send, {arguments.slots} slots, {arguments.seeds} seeds: % of the oracle's worth (longest silence in periods)"
     )
     for state in states:
+        drawn = {
+            seed: prices_j(arguments.link, state, arguments.size, seed, arguments.slots)
+            for seed in range(arguments.seeds)
+        }
+        bounds = {
+            (budget, seed): oracle(prices, budget * float(prices.sum())).bound
+            for budget in BUDGETS
+            for seed, (prices, _) in drawn.items()
+        }
         print(f"\n{state:22}" + "".join(f"{budget:>16.0%}" for budget in BUDGETS) + "     µs a decision")
         for policy in SCHEDULERS:
             cells, decided_s = [], 0.0
             for budget in BUDGETS:
                 shares, silences = [], []
                 for seed in range(arguments.seeds):
-                    prices, worst_j = prices_j(arguments.link, state, arguments.size, seed, arguments.slots)
+                    prices, worst_j = drawn[seed]
                     budget_j = budget * float(prices.sum())
                     began = time.perf_counter()
                     sends = play(policy, prices, budget_j, worst_j, seed)
                     decided_s += time.perf_counter() - began
-                    shares.append(len(sends) / max(oracle(prices, budget_j), 1))
+                    shares.append(worth(sends) / bounds[budget, seed])
                     silences.append(np.diff([-1, *sends, arguments.slots]).max() * budget)
                 error = np.std(shares) / max(arguments.seeds - 1, 1) ** 0.5
                 cells.append(f"{100 * np.mean(shares):5.1f}±{100 * error:3.1f} ({np.mean(silences):4.1f})")

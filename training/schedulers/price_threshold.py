@@ -1,138 +1,123 @@
-"""`price-threshold`: sends at prices below the threshold that would spend the budget exactly, solved again every block.
+"""`price-threshold`: sends when what was learnt since the last send is worth the price, at a joule's worth that spends the budget.
 
-The threshold comes from the prices seen so far, taken as those to come; a participation floor keeps a client with a bad
-link from falling silent, which costs more accuracy than the joules it saves; and a bound on how far it may run ahead of
-its pace protects it where the past misleads, as on a link that gets better for hours.
+What a send is worth grows as the root of the blocks it carries, which is also what it weighs on the server. So a good link
+is used often, a bad one seldom but never not at all, and a constant one at a fixed period.
 """
 
-import math
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from budjoule.training.schedulers.ahead import Ahead
-from budjoule.training.schedulers.offer import Offer, Prices, affordable, best, flush, pace
+from budjoule.training.schedulers.offer import Offer, affordable, flush, pace
 
-_LOG_GRADE = math.log(1.02)  # bargains within 2 % of each other are one grade; within it they take turns
-_LEAST_J = 1e-12  # a free step is a very good bargain, not a division by zero
-
-
-class Step(NamedTuple):
-    """A step along the concave hull of an offer's levels, from waiting upwards.
-
-    Args:
-        level: The level it leads to.
-        ratio: Extra value for each extra joule; falls from step to step. [1/J]
-        extra_j: Extra joules. [J]
-    """
-
-    level: int
-    ratio: float
-    extra_j: float
-
-    @property
-    def grade(self) -> int:
-        """How good a bargain it is, on a logarithmic scale."""
-        return math.floor(math.log(self.ratio) / _LOG_GRADE)
+_GRADES = 96
+_RATIO = 1.15  # of neighbouring grades: together they span almost six decades around the first price
+_LEAST_J = 1e-12  # a first price of nothing still makes a scale
 
 
 class PriceThreshold:
-    """The re-solved threshold rule, over one level or several.
+    """Maximises ``value_k sqrt(g) - lambda energy_k`` over the levels and waiting (0), g being the blocks since the last send.
 
-    A step (extra value dv for extra joules de) is taken if ``dv - lambda de > 0``, lambda being where the steps seen so
-    far would spend the affordable rate. With one level of value 1 that is: send if the price is at most 1 / lambda.
+    With one level of value 1: send if ``price <= sqrt(g) / lambda``. To find lambda, the rule is played in the shadows at
+    every grade of lambda, on the offers as they come. The two whose shadows spent just less and just more per block than the
+    budget allows from here take turns, from send to send.
 
     Args:
-        floor_periods: A send is due after this many affordable mean periods without one.
-        burst: How far spending may run ahead of an even pace, in slots' worth, over the square root of all slots.
+        growth: The exponent of g; at 0 the price alone counts, at 1 every block is as good as the first.
+        burst: How far spending may run ahead of an even pace, in blocks' worth, over the square root of all blocks.
 
-    Source: Arlotto and Gurvich, Uniformly bounded regret in the multisecretary problem, Stochastic Systems 9(3), 2019.
+    Source: the rule for value 1 and a known price distribution: Arlotto and Gurvich, Uniformly bounded regret in the
+        multisecretary problem, Stochastic Systems 9(3), 2019.
     """
 
-    def __init__(self, floor_periods: float = 1.5, burst: float = 3.0) -> None:
-        self.floor_periods = floor_periods
+    def __init__(self, growth: float = 0.5, burst: float = 3.0) -> None:
+        self.growth = growth
         self.burst = burst
-        self._prices = Prices()
-        self._seen_j: dict[int, float] = {}  # joules of the steps seen, by grade
-        self._credit = 1.0  # the first marginal step is taken: a client is heard early
         self._ahead = Ahead()
+        self._offers = 0
+        self._scale_j = 0.0  # the first price: grade i takes 1 / lambda = scale ratio^i
+        self._waited = np.zeros(_GRADES)
+        self._spent_j = np.zeros(_GRADES)
+        self._credit = 0.0  # of the upper of the two grades
+        self._upper = False  # whether it has its turn
 
     def decide(self, offer: Offer) -> int | None:
-        """The highest step of the hull whose bargain is good enough; a send when the floor or the end asks for it."""
-        self._prices.note(offer.price_j)
-        hull = concave_hull(offer)
-        for step in hull:
-            self._seen_j[step.grade] = self._seen_j.get(step.grade, 0.0) + step.extra_j
+        """The level that is worth most above its price, if any is; what there is at the end."""
         self._ahead.catch_up(offer)
+        self._play(offer)
         can = affordable(offer)
         if offer.last:
             return flush(offer, can)
         can = [index for index in can if self._ahead.allows(offer.levels[index].energy_upper_j, self.burst)]
-        return self._ahead.outlay.chose(offer, self._choose(offer, hull, can))
+        choice = self._choose(offer, can, pace(offer).rate_j)
+        return self._ahead.outlay.chose(offer, choice)
 
-    def _choose(self, offer: Offer, hull: list[Step], can: list[int]) -> int | None:
-        plan = pace(offer)
-        margin, share = self._margin(plan.rate_j)
-        marginal = self._turn(share) if any(step.grade == margin for step in hull) else False
-        taken = [step.level for step in hull if step.grade > margin or (step.grade == margin and marginal)]
-        if not taken and offer.blocks_since_send > self.floor_periods * plan.period(self._prices.mean_j):
-            self._credit = max(self._credit - 1.0, 0.0)  # the floor's send takes the place of the next marginal one
-            return min(can, key=lambda index: offer.levels[index].energy_upper_j, default=None)
-        # The highest step taken, or the best below it that can be paid.
-        wanted_j = max((offer.levels[level].energy_upper_j for level in taken), default=-1.0)
-        return best(offer, [level for level in can if offer.levels[level].energy_upper_j <= wanted_j])
+    def _choose(self, offer: Offer, can: list[int], rate_j: float) -> int | None:
+        lower, share = self._between(rate_j)
+        grade = min(lower + self._upper, _GRADES - 1)
+        worth_j = float(self._grades_j[grade] * offer.blocks_since_send**self.growth)
+
+        def gain_j(index: int) -> float:
+            return worth_j * offer.levels[index].value - offer.levels[index].energy_upper_j
+
+        choice = max(can, key=gain_j, default=None)
+        if choice is None or gain_j(choice) < 0:
+            return None
+        self._credit += share
+        self._upper = self._credit >= 1.0
+        self._credit -= self._upper
+        return choice
 
     def settle(self, spent_j: float) -> None:
         """The next offer says what is left, answers included."""
 
     def state(self) -> dict[str, Any]:
-        """The prices and bargains seen, the marginal step's credit, and how far ahead of its pace it is."""
+        """How the shadows stand, and how far ahead of its pace it is."""
         return {
-            "prices": asdict(self._prices),
-            "seen_j": sorted(self._seen_j.items()),
-            "credit": self._credit,
             "ahead": asdict(self._ahead),
+            "offers": self._offers,
+            "scale_j": self._scale_j,
+            "waited": self._waited.tolist(),
+            "spent_j": self._spent_j.tolist(),
+            "credit": self._credit,
+            "upper": self._upper,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The prices and bargains seen, the marginal step's credit, and how far ahead of its pace it is."""
-        self._prices = Prices(**state["prices"])
-        self._seen_j = {int(grade): float(seen_j) for grade, seen_j in state["seen_j"]}
-        self._credit = state["credit"]
+        """How the shadows stand, and how far ahead of its pace it is."""
         self._ahead = Ahead.from_state(state["ahead"])
+        self._offers, self._scale_j = state["offers"], state["scale_j"]
+        self._waited, self._spent_j = np.array(state["waited"]), np.array(state["spent_j"])
+        self._credit, self._upper = state["credit"], state["upper"]
 
-    def _turn(self, share: float) -> bool:
-        """Whether a marginal step's turn has come: every so many, evenly, so that a constant link has a fixed period."""
-        self._credit += share
-        if self._credit < 1.0:
-            return False
-        self._credit -= 1.0
-        return True
+    @property
+    def _grades_j(self) -> NDArray[np.floating[Any]]:
+        """What a unit of value may cost, by grade. [J]"""
+        return self._scale_j * _RATIO ** (np.arange(_GRADES) - _GRADES / 2)
 
-    def _margin(self, rate_j: float) -> tuple[int, float]:
-        """The grade at which the steps seen spend the rate, and the share of that grade itself that it pays for."""
-        left_j = rate_j * self._prices.count
-        grade = 0
-        for grade in sorted(self._seen_j, reverse=True):
-            if self._seen_j[grade] > left_j:
-                return grade, left_j / self._seen_j[grade]
-            left_j -= self._seen_j[grade]
-        return grade, 1.0  # everything seen is affordable
+    def _play(self, offer: Offer) -> None:
+        """Let every grade decide on this offer, as if the ledger were full."""
+        self._scale_j = self._scale_j or max(offer.price_j, _LEAST_J)
+        self._offers += 1
+        self._waited += 1
+        worth_j = self._grades_j * self._waited**self.growth
+        gain_j, cost_j = np.zeros(_GRADES), np.zeros(_GRADES)
+        for level in offer.levels:
+            gain_here_j = level.value * worth_j - level.energy_upper_j
+            better = gain_here_j >= gain_j if level is offer.levels[0] else gain_here_j > gain_j
+            gain_j[better], cost_j[better] = gain_here_j[better], level.energy_upper_j
+            self._waited[better] = 0
+        self._spent_j += cost_j
 
-
-def concave_hull(offer: Offer) -> list[Step]:
-    """The levels worth taking, as steps from waiting upwards whose bargains get worse; those off the hull are left out."""
-    hull: list[Step] = []
-    corners: list[tuple[float, float]] = [(0.0, 0.0)]
-    levels = offer.levels
-    for index in sorted(range(len(levels)), key=lambda index: (levels[index].energy_upper_j, -levels[index].value)):
-        energy_j, value = levels[index].energy_upper_j, levels[index].value
-        while value > corners[-1][1]:
-            extra_j = max(energy_j - corners[-1][0], _LEAST_J)
-            ratio = (value - corners[-1][1]) / extra_j
-            if not hull or ratio < hull[-1].ratio:
-                hull.append(Step(index, ratio, extra_j))
-                corners.append((energy_j, value))
-                break
-            hull.pop()
-            corners.pop()
-    return hull
+    def _between(self, rate_j: float) -> tuple[int, float]:
+        """The highest grade whose shadow spent no more than the rate allows, and the share of turns of the one above."""
+        allowed_j = rate_j * self._offers
+        within = np.flatnonzero(self._spent_j <= allowed_j)
+        if not within.size or within[-1] == _GRADES - 1:
+            return int(within[-1]) if within.size else 0, 0.0
+        lower = int(within[-1])
+        below_j, above_j = self._spent_j[lower : lower + 2]
+        return lower, float((allowed_j - below_j) / (above_j - below_j))

@@ -14,20 +14,18 @@ class TokenBucket:
     def __init__(self) -> None:
         self._prices: list[float] = []
         self._outlay = Outlay()
-        self._tokens_j: float | None = None
+        self._tokens_j = 0.0  # a first send after one block would carry next to nothing
 
     def decide(self, offer: Offer) -> int | None:
         """The most valuable affordable level if the bucket pays for it and the price is no worse than usual."""
         price_j = offer.price_j
         insort(self._prices, price_j)
-        # A full bucket to begin with: nothing is gained by holding back the first send.
-        held_j = price_j if self._tokens_j is None else self._tokens_j
-        tokens_j = self._tokens_j = held_j + pace(offer).rate_j - self._outlay.at(offer)
+        self._tokens_j += pace(offer).rate_j - self._outlay.at(offer)
         can = affordable(offer)
         if offer.last:
             return flush(offer, can)
         good = price_j <= self._prices[(len(self._prices) - 1) // 2]
-        can = [index for index in can if good and offer.levels[index].energy_upper_j <= tokens_j]
+        can = [index for index in can if good and offer.levels[index].energy_upper_j <= self._tokens_j]
         return self._outlay.chose(offer, best(offer, can))
 
     def settle(self, spent_j: float) -> None:
