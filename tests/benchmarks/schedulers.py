@@ -1,8 +1,8 @@
 """The decision problem alone: what each policy's sends are worth, beside an offline oracle that knows all prices.
 
 Columns are budgets, as a share of what sending at every block would cost; cells are the worth of the sends as a share of what
-no choice can exceed, and in brackets the longest silence in affordable mean periods. A send is worth the root of the blocks it
-carries, so no model, no accuracy and no server is in these numbers.
+no choice can exceed, and in brackets the longest silence in affordable mean periods. A send is worth the blocks it
+carries to the power 2/3, so no model, no accuracy and no server is in these numbers.
 
     python tests/benchmarks/schedulers.py [--seeds 10] [--slots 1000] [--link lte-2012] [--trace FILE] [--size 10000]
 """
@@ -15,7 +15,7 @@ import numpy as np
 from budjoule.training.links.link_state import parse_link_state
 from budjoule.training.links.links import load_link
 from budjoule.training.schedulers import SCHEDULERS, Level, Offer, make_scheduler
-from budjoule.training.schedulers.oracle import oracle
+from budjoule.training.schedulers.oracle import oracle, worth
 
 BUDGETS = (0.02, 0.05, 0.15, 0.5)
 STATES = ("constant", "two-state:8", "two-state:8:20 min", "diurnal:8:4 h", "adversarial:8")
@@ -28,11 +28,6 @@ def prices_j(link_name: str, state: str, size_bytes: int, seed: int, slots: int)
     rates = [link_state.rate_frac(SLOT_S * slot) for slot in range(slots)]
     prices = [link.uplink_energy_j(size_bytes, rate_bit_per_s=rate * link.rate_up_bit_per_s) for rate in rates]
     return np.array(prices), link.uplink_upper_j(size_bytes, lowest_rate_frac=link_state.lowest_rate_frac)
-
-
-def worth(sends: list[int]) -> float:
-    """What sends are worth together, by the slots they were made in."""
-    return float(np.sqrt(np.diff([-1, *sends])).sum())
 
 
 def play(policy: str, prices: np.ndarray, budget_j: float, worst_j: float, seed: int) -> list[int]:

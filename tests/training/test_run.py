@@ -96,7 +96,7 @@ def test_the_tail_of_other_traffic_carries_sends_for_next_to_nothing(small: dict
         assert summary["overspent_clients"] == 0
         return int(summary["sends"])
 
-    assert sends("busy:15 s") > 2 * sends("constant")
+    assert sends("busy:15 s") > 1.5 * sends("constant")
 
 
 @pytest.mark.parametrize("policy", ["price-threshold", "every-block", "joule-queue"])

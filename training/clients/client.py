@@ -14,6 +14,7 @@ from budjoule.training.clients.cost import BlockCost
 from budjoule.training.clients.fleet import Member
 from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.frame import size_upper_bytes
+from budjoule.training.compression.levels import values_of
 from budjoule.training.compression.update import Layout, Vector
 from budjoule.training.ledger.account import widened_j
 from budjoule.training.ledger.ledger import Ledger
@@ -84,7 +85,7 @@ class Terms:
 
     Args:
         layout: What is trained.
-        compressor: How updates are made small.
+        compressors: How updates are made small: the levels that schedulers choose from, the smallest first.
         broadcast: How versions are stored on their way down.
         horizon_s: When the budget's period ends. [s]
         upload_bytes: What each client may send in all. [B]
@@ -97,7 +98,7 @@ class Terms:
     """
 
     layout: Layout
-    compressor: Compressor
+    compressors: tuple[Compressor, ...]
     broadcast: Compressor
     horizon_s: float
     upload_bytes: float
@@ -133,7 +134,10 @@ class Client:
         self._link_state = link_state
         self.setup_down_bytes, self.setup_up_bytes = terms.setup_down_bytes, terms.setup_up_bytes
         self._down_bytes = size_upper_bytes(terms.layout, terms.broadcast) + terms.setup_down_bytes
-        self._up_bytes = size_upper_bytes(terms.layout, terms.compressor) + terms.setup_up_bytes
+        self._levels_bytes = [
+            size_upper_bytes(terms.layout, level) + terms.setup_up_bytes for level in terms.compressors
+        ]
+        self._up_bytes = self._levels_bytes[-1]
         self._ratios: dict[str, float] = {}
 
     @property
@@ -142,9 +146,9 @@ class Client:
         return self._cost.duration_s * self.member.slowdown
 
     @property
-    def compressor(self) -> Compressor:
-        """How its updates are made small."""
-        return self._terms.compressor
+    def compressors(self) -> tuple[Compressor, ...]:
+        """How its updates are made small: the levels of its offers."""
+        return self._terms.compressors
 
     @property
     def keeps_residual(self) -> bool:
@@ -198,17 +202,22 @@ class Client:
         end_s = self.block_start_s(now_s) + self.block_duration_s
         return needed_j <= self.ledger.remaining_j and end_s <= self._terms.horizon_s
 
-    def offer(self, now_s: float, norm: float) -> Offer:
-        """The situation at a block's end: what sending would cost now, the answer that follows included."""
+    def offer(self, now_s: float, delta: Vector) -> Offer:
+        """The situation at a block's end: what sending would cost now, the answer that follows included.
+
+        Args:
+            now_s: The time. [s]
+            delta: What would be sent. Shape (n,).
+        """
         slot_s = self._terms.slot_s or self.block_duration_s
-        up = self.upload(now_s, self._up_bytes)
         rate = self._rate(self._link.rate_down_bit_per_s, now_s)
-        _, answer_j = self._link.exchange_energy_j(
-            self._up_bytes, self._down_bytes, rate_frac=rate / self._link.rate_down_bit_per_s
-        )
+        _, answer_j = self._link.exchange_energy_j(0, self._down_bytes, rate_frac=rate / self._link.rate_down_bit_per_s)
         answer_s = self._link.download_duration_s(self._down_bytes, rate_bit_per_s=rate, awake=True)
-        upper_j = self._upper_j(up.energy_j, "uplink") + self._upper_j(answer_j, "downlink")
-        upper_j += up.awake_j + self._awake_j(answer_s)
+        answer_upper_j = self._upper_j(answer_j, "downlink") + self._awake_j(answer_s)
+        levels = [
+            Level(size_bytes=size, energy_upper_j=self._send_upper_j(now_s, size) + answer_upper_j, value=value)
+            for size, value in zip(self._levels_bytes, values_of(self._terms.compressors, delta), strict=True)
+        ]
         return Offer(
             slot=int(now_s / slot_s + 1e-9),
             slots=max(1, int(self._terms.horizon_s / slot_s + 1e-9)),
@@ -217,16 +226,17 @@ class Client:
             reserve_j=self._flush_upper_j(),
             # Pacing plans with what a block has cost so far; the ledger reserves its upper end.
             block_j=(self.state.last_block_j or self._cost.energy_j) + self._awake_j(self.block_duration_s),
-            levels=(Level(size_bytes=self._up_bytes, energy_upper_j=upper_j),),
+            levels=tuple(levels),
             blocks_since_send=self.state.unsent_blocks,
             block_slots=max(1.0, self.block_duration_s / slot_s),
-            norm=norm,
+            norm=float(np.linalg.norm(delta)),
         )
 
-    def can_flush(self, now_s: float) -> bool:
-        """Whether what was learnt can still be sent, without waiting for an answer."""
-        up = self.upload(now_s, self._up_bytes)
-        return self._upper_j(up.energy_j, "uplink") + up.awake_j <= self.ledger.remaining_j
+    def flush_level(self, now_s: float) -> int | None:
+        """The largest level at which what was learnt can still be sent, without waiting for an answer."""
+        uppers_j = [self._send_upper_j(now_s, size) for size in self._levels_bytes]
+        can = [level for level, upper_j in enumerate(uppers_j) if upper_j <= self.ledger.remaining_j]
+        return max(can, default=None)
 
     def pay_download(self, now_s: float, size_bytes: int) -> float:
         """Book a model's way down; returns its duration. [s]
@@ -307,11 +317,17 @@ class Client:
         """The idle floor for as long as only training keeps the device awake; its duration and power are known. [J]"""
         return (1.0 - self._terms.awake_frac) * self._cost.idle_w * duration_s
 
+    def _send_upper_j(self, now_s: float, size_bytes: int) -> float:
+        """The most that sending so many bytes now costs, without the answer. [J]"""
+        up = self.upload(now_s, size_bytes)
+        return self._upper_j(up.energy_j, "uplink") + up.awake_j
+
     def _flush_upper_j(self) -> float:
-        """The most that one last send costs: radio asleep, link at its worst. [J]"""
+        """The most that one last send of the smallest level costs: radio asleep, link at its worst. [J]"""
+        size = self._levels_bytes[0]
         frac = self._link_state.lowest_rate_frac / self.member.slowdown
-        duration_s = self._link.upload_duration_s(self._up_bytes, rate_bit_per_s=frac * self._link.rate_up_bit_per_s)
-        energy_j = self._upper_j(self._link.uplink_upper_j(self._up_bytes, lowest_rate_frac=frac), "uplink")
+        duration_s = self._link.upload_duration_s(size, rate_bit_per_s=frac * self._link.rate_up_bit_per_s)
+        energy_j = self._upper_j(self._link.uplink_upper_j(size, lowest_rate_frac=frac), "uplink")
         return energy_j + self._awake_j(duration_s)
 
     def _pay(self, cause: str, expected_j: float, upper_j: float, reading_j: float, awake_j: float) -> None:

@@ -1,12 +1,15 @@
 """The offline oracle: when a device that knew every price to come would have sent, and what no policy can exceed.
 
-What a send is worth is the root of the blocks it carries, as `price-threshold` and the server's weights have it.
+What a send is worth is the blocks it carries to the power `GROWTH`, as `price-threshold` has it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from budjoule.training.schedulers.offer import GROWTH
 
 Floats = NDArray[np.float64]
 
@@ -31,14 +34,14 @@ class Plan:
 def oracle(prices_j: Floats, budget_j: float) -> Plan:
     """The blocks to send after that are worth most within a budget, every price being known. Shape of prices: (blocks,).
 
-    ``max sum_i sqrt(g_i)  with  sum_i price_i <= budget``, g_i being the blocks since the send before. For a price lambda of a
+    ``max sum_i g_i^GROWTH  with  sum_i price_i <= budget``, g_i being the blocks since the send before. For a price lambda of a
     joule the best choice is a longest path; lambda is halved in on until the budget is met, and any lambda bounds the optimum.
 
     Args:
         prices_j: What a send costs after each block. [J]
         budget_j: What sends may cost together. [J]
     """
-    carried = np.sqrt(np.arange(len(prices_j), 0, -1.0))  # the worth of carrying n, ..., 1 blocks
+    carried = np.arange(len(prices_j), 0, -1.0) ** GROWTH  # the worth of carrying n, ..., 1 blocks
     low, high = 0.0, float(carried[0] / max(prices_j.min(), 1e-12))
     plan: tuple[int, ...] = ()
     bound = float("inf")
@@ -46,19 +49,20 @@ def oracle(prices_j: Floats, budget_j: float) -> Plan:
         lam = 0.0 if step == 0 else (low + high) / 2 if low == 0.0 else (low * high) ** 0.5
         sends = _longest(carried, lam * prices_j)
         spent_j = float(prices_j[sends].sum())
-        bound = min(bound, _worth(sends) - lam * (spent_j - budget_j))
+        bound = min(bound, worth(sends) - lam * (spent_j - budget_j))
         if spent_j <= budget_j:
             high = lam
-            plan = max(plan, tuple(sends), key=_worth)
+            plan = max(plan, tuple(sends), key=worth)
             if lam == 0.0:
                 break
         else:
             low = lam if lam else high * 1e-9
-    return Plan(blocks=plan, worth=_worth(list(plan)), bound=bound)
+    return Plan(blocks=plan, worth=worth(plan), bound=bound)
 
 
-def _worth(sends: "list[int] | tuple[int, ...]") -> float:
-    return float(np.sqrt(np.diff([-1, *sends])).sum())
+def worth(sends: Sequence[int]) -> float:
+    """What sends are worth together, by the blocks they are made after, ascending."""
+    return float((np.diff([-1.0, *sends]) ** GROWTH).sum())
 
 
 def _longest(carried: Floats, costs: Floats) -> list[int]:

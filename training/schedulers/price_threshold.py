@@ -1,7 +1,7 @@
 """`price-threshold`: sends when what was learnt since the last send is worth the price, at a joule's worth that spends the budget.
 
-What a send is worth grows as the root of the blocks it carries, which is also what it weighs on the server. So a good link
-is used often, a bad one seldom but never not at all, and a constant one at a fixed period.
+What a send is worth grows with the blocks it carries, but less than in proportion. So a good link is used often, a bad one
+seldom but not never, and a constant one at a fixed period.
 """
 
 from dataclasses import asdict
@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budjoule.training.schedulers.ahead import Ahead
-from budjoule.training.schedulers.offer import Offer, affordable, flush, pace
+from budjoule.training.schedulers.offer import GROWTH, Offer, affordable, flush, pace
 
 _GRADES = 96
 _RATIO = 1.15  # of neighbouring grades: together they span almost six decades around the first price
+_LADDER = _RATIO ** (np.arange(_GRADES) - _GRADES / 2)
 _LEAST_J = 1e-12  # a first price of nothing still makes a scale
 
 
 class PriceThreshold:
-    """Maximises ``value_k sqrt(g) - lambda energy_k`` over the levels and waiting (0), g being the blocks since the last send.
+    """Maximises ``value_k g^growth - lambda energy_k`` over the levels and waiting (0), g being the blocks since the last send.
 
-    With one level of value 1: send if ``price <= sqrt(g) / lambda``. To find lambda, the rule is played in the shadows at
+    With one level of value 1: send if ``price <= g^growth / lambda``. To find lambda, the rule is played in the shadows at
     every grade of lambda, on the offers as they come. The two whose shadows spent just less and just more per block than the
     budget allows from here take turns, from send to send.
 
@@ -33,7 +34,7 @@ class PriceThreshold:
         multisecretary problem, Stochastic Systems 9(3), 2019.
     """
 
-    def __init__(self, growth: float = 0.5, burst: float = 3.0) -> None:
+    def __init__(self, growth: float = GROWTH, burst: float = 3.0) -> None:
         self.growth = growth
         self.burst = burst
         self._ahead = Ahead()
@@ -96,7 +97,7 @@ class PriceThreshold:
     @property
     def _grades_j(self) -> NDArray[np.floating[Any]]:
         """What a unit of value may cost, by grade. [J]"""
-        return self._scale_j * _RATIO ** (np.arange(_GRADES) - _GRADES / 2)
+        return self._scale_j * _LADDER
 
     def _play(self, offer: Offer) -> None:
         """Let every grade decide on this offer, as if the ledger were full."""

@@ -15,6 +15,7 @@ import numpy as np
 from budjoule.energy.errors import PayloadError, UsageError
 from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.frame import pack, size_upper_bytes, unpack
+from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.combine import Combine, parse_aggregate
@@ -158,7 +159,7 @@ class Server:
         self._method = METHODS[config.server.method]
         self._deadline_s = deadline_s
         self._layout = layout
-        self._max_bytes = size_upper_bytes(layout, Compressor.parse(config.update.compress))
+        self._max_bytes = size_upper_bytes(layout, parse_levels(config.update.compress)[-1])
         self._broadcast_by = parse_broadcast(config)
         self._broadcast: Broadcast | None = None
         self._combine = parse_aggregate(config.server.aggregate)

@@ -11,7 +11,7 @@ from budjoule.training.clients.client import Client, Terms
 from budjoule.training.clients.cost import BlockCosts
 from budjoule.training.clients.fleet import Member, draw_fleet
 from budjoule.training.clients.local import Workbench
-from budjoule.training.compression.compress import Compressor
+from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
 from budjoule.training.ledger.entries import CAUSES
@@ -73,7 +73,7 @@ class Parts:
             UsageError: The data, the model, a profile, a link, a compressor or a policy cannot be used as given.
         """
         training = config.training
-        compressor = Compressor.parse(config.update.compress, error_feedback=config.update.error_feedback)
+        compressors = parse_levels(config.update.compress, error_feedback=config.update.error_feedback)
         parse_broadcast(config)
         parse_aggregate(config.server.aggregate)
         plan_privacy(config)
@@ -97,7 +97,7 @@ class Parts:
         setup_down, setup_up = setup_bytes(cohort) if config.privacy.secure_aggregation else (0, 0)
         terms = Terms(
             layout=bench.layout,
-            compressor=compressor,
+            compressors=compressors,
             broadcast=parse_broadcast(config),
             horizon_s=config.budget.horizon_s,
             upload_bytes=config.budget.upload_bytes,

@@ -84,7 +84,7 @@ class Simulator:
         self._shards = shards
         self._bench = bench
         self._layout = bench.layout
-        self._compress = clients[0].compressor
+        self._compressors = clients[0].compressors
         self._end_s = config.stop.duration_s
         self._synchronous = METHODS[config.server.method].synchronous
         self._shelf = shelf
@@ -233,7 +233,7 @@ class Simulator:
     def _decide(self, client: int) -> None:
         subject = self.clients[client]
         delta = subject.delta()
-        offer = subject.offer(self.now_s, float(np.linalg.norm(delta)))
+        offer = subject.offer(self.now_s, delta)
         level = subject.scheduler.decide(offer)
         if level is None:
             subject.scheduler.settle(0.0)
@@ -242,10 +242,10 @@ class Simulator:
             if subject.can_train_on(self.now_s, offer):
                 return self._start_block(client, self.now_s)
             # Nothing more can be learnt: what there is goes out with the reserve that was kept for it.
-            if not subject.can_flush(self.now_s):
+            level = subject.flush_level(self.now_s)
+            if level is None:
                 subject.state.retired = True
                 return self._leave(client)
-            level = 0
         return self._send(client, delta, level)
 
     def _send(self, client: int, delta: Vector, level: int) -> None:
@@ -254,7 +254,7 @@ class Simulator:
         update = Update(
             client=client, base_version=state.base_version, examples=self._shards.size(client), values=delta
         )
-        frame = self._frame(update, spawn_rng(self._config.seed, client, _FRAME, state.sends))
+        frame = self._frame(update, level, spawn_rng(self._config.seed, client, _FRAME, state.sends))
         size_bytes = len(frame) + subject.setup_up_bytes
         energy_j, duration_s = subject.pay_upload(self.now_s, size_bytes)
         subject.scheduler.settle(energy_j)
@@ -272,10 +272,10 @@ class Simulator:
         kind = "lost" if lost else "arrive"
         self._push(self.now_s + duration_s, kind, client, frame=frame, energy_j=energy_j, level=level)
 
-    def _frame(self, update: Update, rng: np.random.Generator) -> bytes:
-        """An update as it travels."""
+    def _frame(self, update: Update, level: int, rng: np.random.Generator) -> bytes:
+        """An update of a level as it travels."""
         if self._secure is None:
-            return pack(update, self._layout, self._compress, rng)
+            return pack(update, self._layout, self._compressors[level], rng)
         server = self.server.state
         return self._secure.frame(update, server.round, server.publics, rng)
 
