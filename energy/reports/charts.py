@@ -1,37 +1,17 @@
-"""The curves and dots of run folders: accuracy, bytes, and sends over time."""
+"""The lines and dots of a run folder: bytes and sends over time."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from budjoule.energy.reports.plot import Axis, Chart, Dot, Mark, Tick, axis, series
-from budjoule.energy.reports.rows import Evaluate, Send
+from budjoule.energy.reports.plot import Axis, Chart, Dot, Tick, axis, series
+from budjoule.energy.reports.rows import Send
 from budjoule.energy.reports.run_folder import Run
-from budjoule.energy.reports.words import percent, plural
+from budjoule.energy.reports.words import plural
 from budjoule.energy.units import show
 
 MOST_DOTS = 4000
 MOST_ROWS = 40
 STALENESS = ((0, "0"), (2, "1 to 2"), (5, "3 to 5"), (math.inf, "6 or more"))
-
-
-def accuracy_by_energy(runs: Sequence[Run]) -> Chart:
-    """Accuracy on held-out examples against joules spent by all clients."""
-    budgets = {run.totals.budget_j for run in runs}
-    spent = [event.spent_j for run in runs for event in run.evaluations]
-    marks: list[tuple[float, str]] = []
-    budget_j = budgets.pop() if len(budgets) == 1 else None
-    # A budget far to the right would squeeze the curve into a corner: then the text alone names it.
-    if budget_j is not None and spent and budget_j <= 2.5 * max(spent):
-        marks.append((budget_j, f"budget {show(budget_j, 'J')}"))
-    x = axis("energy spent, all clients", [*spent, *(at for at, _ in marks)], "J")
-    note = f"The budget is {show(budget_j, 'J')}." if budget_j is not None and not marks else ""
-    return _accuracy(runs, "Accuracy against energy", x, lambda event: event.spent_j, marks, note)
-
-
-def accuracy_by_time(runs: Sequence[Run]) -> Chart:
-    """Accuracy on held-out examples against simulated time."""
-    x = axis("simulated time", [event.time_s for run in runs for event in run.evaluations], "s")
-    return _accuracy(runs, "Accuracy against time", x, lambda event: event.time_s, [], "")
 
 
 def bytes_by_time(run: Run) -> Chart:
@@ -75,45 +55,6 @@ def timeline(run: Run) -> Chart:
         legend=tuple((name, index) for index, (_, name) in enumerate(STALENESS)),
         note=" ".join(notes),
     )
-
-
-def _accuracy(
-    runs: Sequence[Run],
-    title: str,
-    x: Axis,
-    place: Callable[[Evaluate], float],
-    vertical: Sequence[tuple[float, str]],
-    note: str,
-) -> Chart:
-    curves = [run.evaluations for run in runs]
-    lowest = min((event.accuracy_frac for curve in curves for event in curve), default=0.0)
-    y = axis("accuracy, held-out examples", [1.0], "%", low=0.5 if lowest >= 0.55 else 0.0)
-    targets = {run.totals.target_accuracy_frac for run in runs} - {None}
-    marks = [
-        Mark(text=f"target {percent(goal)}", y_percent=100 * (1 - y.share(goal)))
-        for goal in targets
-        if goal is not None
-    ]
-    marks += [Mark(text=text, x_percent=100 * x.share(at)) for at, text in vertical]
-    lines = []
-    for index, (run, curve) in enumerate(zip(runs, curves, strict=True)):
-        lead = f"{run.name}: " if len(runs) > 1 else ""
-        points = [(place(e), e.accuracy_frac, lead + _evaluation(e)) for e in curve]
-        lines.append(series(run.name, points, x, y, colour=index % 8))
-    ends = [
-        f"{run.name} ends at {percent(curve[-1].accuracy_frac)}"
-        for run, curve in zip(runs, curves, strict=True)
-        if curve
-    ]
-    legend = tuple((line.name, line.colour) for line in lines) if len(runs) > 1 else ()
-    described = f"{title}. {'; '.join(ends)}." if ends else f"{title}. Nothing was evaluated."
-    return Chart(
-        title=title, description=described, x=x, y=y, series=tuple(lines), marks=tuple(marks), legend=legend, note=note
-    )
-
-
-def _evaluation(event: Evaluate) -> str:
-    return f"{percent(event.accuracy_frac)} after {show(event.spent_j, 'J')} and {show(event.time_s, 's')}, version {event.version}"
 
 
 def _send_dots(sends: Sequence[Send], row_of: dict[int | str, int], x: Axis) -> tuple[tuple[Dot, ...], int]:

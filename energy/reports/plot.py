@@ -60,6 +60,14 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The area between two lines: an SVG path in the 1000 by 1000 box, and the number of its colour."""
+
+    path: str
+    colour: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """A reference line across the plot, such as a target or a budget."""
 
@@ -85,6 +93,7 @@ class Chart:
     y: Axis
     series: tuple[Series, ...] = ()
     dots: tuple[Dot, ...] = ()
+    bands: tuple[Band, ...] = ()
     marks: tuple[Mark, ...] = ()
     legend: tuple[tuple[str, int], ...] = ()
     note: str = ""
@@ -160,6 +169,14 @@ def series(name: str, points: Sequence[tuple[float, float, str]], x: Axis, y: Ax
         Dot(x_percent=100 * right, y_percent=100 * down, title=title, colour=colour) for right, down, title in places
     )
     return Series(name=name, path="M" + "L".join(steps) if steps else "", dots=dots, colour=colour)
+
+
+def band(edges: Sequence[tuple[float, float, float]], x: Axis, y: Axis, *, colour: int = 0) -> Band:
+    """The area between the lower and the upper of `(x, low, high)`."""
+    there = [(x.share(at), 1.0 - y.share(high)) for at, _, high in edges]
+    back = [(x.share(at), 1.0 - y.share(low)) for at, low, _ in reversed(edges)]
+    steps = [f"{PATH_UNITS * right:.1f} {PATH_UNITS * down:.1f}" for right, down in there + back]
+    return Band(path="M" + "L".join(steps) + "Z" if steps else "", colour=colour)
 
 
 def _scale(high: float, unit: str) -> tuple[float, str]:

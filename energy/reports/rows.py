@@ -26,7 +26,7 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """A client sent an update, made from the model of `base_version`."""
+    """A client sent an update, made from the model of `base_version`; `spent_j` is what it had spent by then in all."""
 
     time_s: Number
     client: ClientName
@@ -35,6 +35,7 @@ class Send:
     base_version: int | None = None
     staleness: Number | None = None
     level: int | str | None = None
+    spent_j: Number | None = None
     lost: bool = False
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from budjoule.energy.reports import bars, charts
+from budjoule.energy.reports import bars, charts, learning
+from budjoule.energy.reports.budget_path import fleet_path, paths_by_client, sparkline
 from budjoule.energy.reports.facts import config_differences, flat_config, headline, lead, participation, provenance
 from budjoule.energy.reports.page import render
 from budjoule.energy.reports.rows import CAUSES, Client
 from budjoule.energy.reports.run_folder import Run
-from budjoule.energy.reports.spread import SPREAD_COLUMNS, over_seeds
+from budjoule.energy.reports.spread import SPREAD_COLUMNS, by_configuration, over_seeds
 from budjoule.energy.reports.words import percent, plural
 from budjoule.energy.units import show
 
@@ -40,13 +41,17 @@ def _one(run: Run) -> dict[str, Any]:
     known = [cause for cause in CAUSES if cause in totals.spent_by_cause_j]
     known += [cause for cause in totals.spent_by_cause_j if cause not in CAUSES]
     timeline = charts.timeline(run)
+    groups, paths = by_configuration([run]), paths_by_client(run)
+    end_s = totals.simulated_duration_s or 0.0
     ranked = sorted(run.clients, key=lambda row: -row.spent_j)[:MOST_CLIENT_ROWS]
     return {
         "run": run,
         "lead": lead(run),
         "headline": headline(run),
-        "by_energy": charts.accuracy_by_energy([run]),
-        "by_time": charts.accuracy_by_time([run]),
+        "by_energy": learning.accuracy_by_energy(groups),
+        "by_bytes": learning.accuracy_by_bytes(groups),
+        "by_time": learning.accuracy_by_time(groups),
+        "fleet_path": fleet_path(run),
         "causes": [_cause(name, totals.spent_by_cause_j[name], whole_j) for name in known],
         "spending": bars.spending_by_client(run.clients),
         "bytes": charts.bytes_by_time(run),
@@ -56,20 +61,31 @@ def _one(run: Run) -> dict[str, Any]:
         "timeline_rows": round(timeline.y.high),
         "rejects": _rejects(run),
         "client_columns": CLIENT_COLUMNS,
-        "client_rows": [{"cells": _cells(row), "alarm": row.overspent_j > 0} for row in ranked],
+        "client_rows": [
+            {
+                "cells": _cells(row),
+                "alarm": row.overspent_j > 0,
+                "spark": sparkline(row, paths[row.client], end_s),
+            }
+            for row in ranked
+        ],
         "config": _sections(run),
         "provenance": provenance(run),
     }
 
 
 def _several(runs: Sequence[Run]) -> dict[str, Any]:
+    groups = by_configuration(runs)
+    colours = {id(run): index % 8 for index, group in enumerate(groups) for run in group.runs}
     return {
         "names": [run.name for run in runs],
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "columns": RESULT_COLUMNS,
         "rows": [_results(run) for run in runs],
-        "by_energy": charts.accuracy_by_energy(runs),
-        "by_time": charts.accuracy_by_time(runs),
+        "colours": [colours[id(run)] for run in runs],
+        "by_energy": learning.accuracy_by_energy(groups),
+        "by_bytes": learning.accuracy_by_bytes(groups),
+        "by_time": learning.accuracy_by_time(groups),
         "spending": bars.spending_by_run(runs),
         "seeds": over_seeds(runs),
         "seed_columns": SPREAD_COLUMNS,

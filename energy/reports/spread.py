@@ -1,6 +1,7 @@
 """Runs that differ by their seed alone, as one row: mean and standard deviation of what they came to."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from budjoule.energy.reports.facts import config_differences
@@ -11,23 +12,41 @@ from budjoule.energy.units import show
 SPREAD_COLUMNS = ("over seeds", "runs", "accuracy", "spent", "to target", "energy to target", "up")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedGroup:
+    """Runs that differ by their seed alone, and what tells them from the others; a lone run goes by its own name."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+
+def by_configuration(runs: Sequence[Run]) -> list[SeedGroup]:
+    """The runs, those of one configuration together, in the order of the first of each."""
+    differences = [(key, values) for key, values in config_differences(runs) if key != "seed"]
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for index, run in enumerate(runs):
+        groups.setdefault(tuple(values[index] for _, values in differences), []).append(run)
+    return [
+        SeedGroup(
+            name=group[0].name
+            if len(group) == 1
+            else ", ".join(
+                f"{key.rpartition('.')[2]} {value}" for (key, _), value in zip(differences, values, strict=True)
+            )
+            or "all",
+            runs=tuple(group),
+        )
+        for values, group in groups.items()
+    ]
+
+
 def over_seeds(runs: Sequence[Run]) -> list[list[str]]:
     """One row for each configuration that was run with several seeds; none where no configuration was.
 
     A time or energy to the target is a mean over the runs that reached it, and says over how many.
     """
-    differences = [(key, values) for key, values in config_differences(runs) if key != "seed"]
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for index, run in enumerate(runs):
-        groups.setdefault(tuple(values[index] for _, values in differences), []).append(run)
-    rows = []
-    for values, group in groups.items():
-        if len(group) > 1:
-            name = ", ".join(
-                f"{key.rpartition('.')[2]} {value}" for (key, _), value in zip(differences, values, strict=True)
-            )
-            rows.append([name or "all", f"{len(group)}", *_cells(group)])
-    return rows
+    groups = [group for group in by_configuration(runs) if len(group.runs) > 1]
+    return [[group.name, f"{len(group.runs)}", *_cells(group.runs)] for group in groups]
 
 
 def _cells(group: Sequence[Run]) -> list[str]:

@@ -120,6 +120,7 @@ class Record:
         size_bytes: int,
         energy_j: float,
         level: int,
+        spent_j: float,
         lost: bool,
     ) -> None:
         """A frame reached the server, or should have."""
@@ -134,6 +135,7 @@ class Record:
             size_bytes=size_bytes,
             energy_j=energy_j,
             level=level,
+            spent_j=spent_j,
             **({"lost": True} if lost else {}),
         )
 

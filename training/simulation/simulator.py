@@ -303,6 +303,7 @@ class Simulator:
             size_bytes=len(event.frame) + self.clients[event.subject].setup_up_bytes,
             energy_j=event.energy_j,
             level=event.level,
+            spent_j=self.clients[event.subject].ledger.spent_j,
             lost=lost,
         )
 

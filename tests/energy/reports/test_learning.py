@@ -1,0 +1,85 @@
+"""Learning curves and budget paths: bands hold every seed's curve, paths rise to what was spent."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from budjoule.energy.reports.budget_path import fleet_path, paths_by_client, sparkline
+from budjoule.energy.reports.learning import accuracy_by_bytes, accuracy_by_energy, accuracy_by_time
+from budjoule.energy.reports.rows import Send
+from budjoule.energy.reports.run_folder import Run, load_run
+from budjoule.energy.reports.run_page import run_page
+from budjoule.energy.reports.spread import by_configuration
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def seeds(make_run: MakeRun) -> list[Run]:
+    return [load_run(make_run(f"seed-{seed}", seed=seed, peak_frac=0.9 + seed / 50)) for seed in range(3)]
+
+
+def corners(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", path)]
+
+
+@pytest.mark.parametrize("curve", [accuracy_by_energy, accuracy_by_bytes, accuracy_by_time])
+def test_seeds_become_one_mean_inside_its_band(seeds: list[Run], curve: Callable) -> None:
+    chart = curve(by_configuration(seeds))
+    assert len(chart.series) == len(chart.bands) == 1
+    means, edges = corners(chart.series[0].path), corners(chart.bands[0].path)
+    upper, lower = edges[: len(means)], edges[len(means) :][::-1]
+    for (x, mean), (x_up, top), (x_low, bottom) in zip(means, upper, lower, strict=True):
+        assert x == x_up == x_low
+        assert top - 0.11 <= mean <= bottom + 0.11
+    ends = [run.evaluations[-1].accuracy_frac for run in seeds]
+    assert upper[-1][1] == pytest.approx(1000 * (1 - chart.y.share(max(ends))), abs=0.1)
+    assert lower[-1][1] == pytest.approx(1000 * (1 - chart.y.share(min(ends))), abs=0.1)
+
+
+def test_runs_of_other_configurations_keep_lines_and_colours_of_their_own(make_run: MakeRun, seeds: list[Run]) -> None:
+    other = load_run(make_run("other", scheduler="every-block"))
+    groups = by_configuration([*seeds, other])
+    chart = accuracy_by_energy(groups)
+    assert [line.colour for line in chart.series] == [0, 1]
+    assert len(chart.bands) == 1
+    assert chart.series[1].name == "other"
+    assert "policy price-threshold" in groups[0].name
+
+
+def with_spending(run: Run) -> Run:
+    """Every send says what its client had spent, evenly growing to its total."""
+    sends: list[Send] = []
+    for row in run.clients:
+        own = sorted((send for send in run.sends if send.client == row.client), key=lambda send: send.time_s)
+        for number, send in enumerate(own, 1):
+            sends.append(dataclasses.replace(send, spent_j=row.spent_j * number / (len(own) + 1)))
+    return dataclasses.replace(run, sends=tuple(sorted(sends, key=lambda send: send.time_s)))
+
+
+def test_paths_rise_to_what_each_client_spent(make_run: MakeRun) -> None:
+    run = with_spending(load_run(make_run("run")))
+    for row in run.clients:
+        path = paths_by_client(run)[row.client]
+        assert path == sorted(path)
+        assert [joules for _, joules in path] == sorted(joules for _, joules in path)
+        assert path[-1] == (run.totals.simulated_duration_s, row.spent_j)
+        line, said = sparkline(row, path, run.totals.simulated_duration_s or 0.0)
+        assert corners(line)[-1] == pytest.approx((1000.0, 1000 * (1 - row.spent_j / (row.budget_j or 1))), abs=0.6)
+        assert f"{row.sends} sends" in said
+
+
+def test_the_page_shows_a_path_for_every_client(make_run: MakeRun) -> None:
+    run = with_spending(load_run(make_run("run")))
+    assert run_page([run]).count('class="spark"') == len(run.clients)
+    chart = fleet_path(run)
+    spent = sorted(row.spent_j for row in run.clients)
+    assert chart.series[0].path.count("L") == 60
+    assert f"{spent[len(spent) // 2]:.0f}" in chart.description
+
+
+def test_an_unfinished_run_still_has_a_page(make_run: MakeRun) -> None:
+    assert "Budgets over time" in run_page([load_run(make_run("begun", finished=False))])
