@@ -1,5 +1,6 @@
 """`budjoule measure -- CMD`: runs a command, its children included, and says what the machine spent meanwhile."""
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from budjoule.energy.windows.live import CsvLog, Live, Sample
 from budjoule.energy.windows.window import Window
 
 _STDERR = 2
+_ON_A_TERMINAL = "10 s"
 
 
 def measure(
@@ -40,7 +42,10 @@ def measure(
         Path | None, typer.Option("-o", "--output", help="Also write the JSON document to this file.")
     ] = None,
     interval: Annotated[
-        str | None, typer.Option(help="Show the power on stderr every so often, such as '1 s'.")
+        str | None,
+        typer.Option(
+            help="Show the power on stderr every so often, such as '1 s'; default '10 s' on a terminal, else 'off'."
+        ),
     ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Write a row for every interval (1 s by default) to this file.")
@@ -85,12 +90,14 @@ def _command(args: list[str], *, serving: bool) -> list[str]:
 
 
 def _live(measuring: Window, interval: str | None, log: CsvLog | None) -> Live | None:
-    if interval is None and log is None:
-        return None
     receivers: list[Callable[[Sample], object]] = [] if log is None else [log]
-    if interval is not None:
+    if interval is None and log is None and sys.stderr.isatty():
+        interval = _ON_A_TERMINAL
+    if interval == "off":
+        interval = None
+    elif interval is not None:
         receivers.append(lambda sample: note(live_line(sample)))
-    return Live(measuring.read, interval_s=seconds(interval or "1 s"), on_sample=receivers)
+    return Live(measuring.read, interval_s=seconds(interval or "1 s"), on_sample=receivers) if receivers else None
 
 
 def _run(

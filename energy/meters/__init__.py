@@ -27,6 +27,7 @@ METERS: dict[str, Callable[[], Meter]] = {
     "hwmon": _opener("hwmon"),
     "battery": _opener("battery"),
     "load": _opener("load"),
+    "replay": _opener("replay"),
 }
 
 __all__ = ["METERS", "Domain", "Meter"]

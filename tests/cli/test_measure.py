@@ -224,3 +224,23 @@ def test_measure_serves_prometheus_while_a_command_runs(powercap: Path) -> None:
         stdout, _ = process.communicate(line, timeout=60)
     assert "budjoule_domain_energy_joules_total" in stdout
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs terminals")
+def test_measure_shows_power_by_itself_on_a_terminal_only(tmp_path: Path) -> None:
+    def stderr_of(*options: str, terminal: bool) -> str:
+        reader, writer = os.openpty() if terminal else os.pipe()
+        command = [sys.executable, "-m", "budjoule", "measure", *options, "--", "true"]
+        subprocess.run(command, env=bare(tmp_path), stdout=subprocess.DEVNULL, stderr=writer, check=True, timeout=60)
+        os.set_blocking(reader, False)
+        try:
+            return os.read(reader, 10_000).decode()
+        except BlockingIOError:
+            return ""
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    assert "so far (estimated)" in stderr_of(terminal=True)
+    assert stderr_of("--interval", "off", terminal=True) == ""
+    assert stderr_of(terminal=False) == ""

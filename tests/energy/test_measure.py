@@ -275,10 +275,3 @@ def test_measure_imports_nothing_heavy() -> None:
     code = "import sys, budjoule as bj; bj.measure; print(*sorted({'torch', 'numpy', 'scipy', 'sklearn', 'pyJoules'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == ""
-
-
-def test_replay_refuses_rows_that_do_not_fit() -> None:
-    with pytest.raises(MeterError, match="row 1"):
-        ReplayMeter([Domain(name="a")], [[1.0], [1.0, 2.0]])
-    with pytest.raises(MeterError, match="empty"):
-        ReplayMeter([Domain(name="a")], [])
