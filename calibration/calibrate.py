@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from budjoule.energy.predict import predict
 QUICK_S, FULL_S = 0.4, 4.5  # longest time of one microbenchmark [s]
 WARM = 1.2  # time that a microbenchmark takes with its warm-up, over that
 LEAST = 0.2  # share of its time that a microbenchmark gets even after slow ones
-ROUNDS = 3  # passes over the suite where no counter is read: what disturbs for seconds then spoils one round and not a reading
+ROUNDS = 3  # passes over the suite: what disturbs for seconds then spoils one round and not a reading
 NAME = "this-machine"
 
 Progress = Callable[[str, int, int], None]
@@ -85,7 +85,7 @@ def calibrate(
     suite = [benchmark for benchmark in suite if target.kind in benchmark.kinds]
     progress("idle", 0, len(suite))
     idle = None if machine else idle_w(limit_s=limit_s, meters=target.meters, domain=target.conditions.domain)
-    rounds = 1 if machine or idle is not None else ROUNDS
+    rounds = ROUNDS if limit_s >= ROUNDS * target.shortest_s else 1
     total = rounds * len(suite) + 3
     progress("tracing", 1, total)
     prepared = {b.name: prepare(b, cores=target.cores, device=target.device) for b in suite}
@@ -107,9 +107,12 @@ def calibrate(
     progress("fit", total, total)
     machine = machine or target.machine(base.spec, observations, idle)
     fitted = [observations[b.name] for b in suite if not b.held_out]
+    unlimited = ASSUMED_LIMIT in machine.assumed
+    if unlimited:  # at the top clock, or the fit would explain the times by a limit that nobody has seen
+        fitted = [replace(o, clock_hz=machine.spec.clock_hz) for o in fitted]
     profile = fit_profile(fitted, spec=machine.spec, prior=base, name=NAME, title=machine.title)
-    if ASSUMED_LIMIT in machine.assumed:
-        profile = _unthrottled(profile, observations.values())
+    if unlimited and not any(o.energy_j for o in fitted):
+        profile = _unthrottled(profile, list(observations.values()))
     validation = [_validated(b.name, observations[b.name], profile) for b in suite if b.held_out]
     notes = notes_on(readings, machine, validation, processes=target.board.processes() if target.board else None)
     added = _provenance(target, machine, readings, validation, notes)
@@ -123,12 +126,10 @@ def calibrate(
     )
 
 
-def _unthrottled(profile: DeviceProfile, observations: Iterable[Observation]) -> DeviceProfile:
+def _unthrottled(profile: DeviceProfile, observations: Sequence[Observation]) -> DeviceProfile:
     """Raise an assumed power limit until it allows what ran: an invented limit must not slow estimates down."""
     for _ in range(50):  # the limit scales the power of a busy processor, so that it settles in a few passes
-        log_time, log_energy = simulate(
-            [replace(o, energy_j=None) for o in observations], profile, profile.log_mean[None]
-        )
+        log_time, log_energy = simulate(observations, profile, profile.log_mean[None])
         drawn_w = float(np.exp(log_energy - log_time).max())
         if drawn_w <= profile.spec.power_limit_w:
             break

@@ -50,7 +50,7 @@ class Reading:
 
     Args:
         duration_s: Median time of one step; where others kept the machine busy, that of a step they left alone. [s]
-        energy_j: Energy of one step, None where no counter was read or it stepped too seldom. [J]
+        energy_j: Energy of one step that takes so long, None where no counter was read or it stepped too seldom. [J]
         spread_frac: Difference of the time between the first and the last quarter of the repeats, or between rounds.
         error_frac: Relative standard error of the median time.
         others_cores: Processor time that other processes, or other guests of a shared host, took meanwhile, in cores.
@@ -118,16 +118,14 @@ def read_step(
     others_cores = max(0.0, others_s / elapsed_s) if elapsed_s > COARSE_S else 0.0
     energy_j = _energy_j(measured, conditions.domain)
     quarter = max(1, len(times) // 4)
-    median = float(np.median(times))
-    if energy_j is not None:  # the counter saw every repeat: the mean is the time that belongs to the joules
-        duration_s = float(np.mean(times))
-    elif others_cores > BUSY_CORES:
+    median, mean = float(np.median(times)), float(np.mean(times))
+    if others_cores > BUSY_CORES:
         duration_s = float(np.quantile(alone if threads == 1 else times, UNDISTURBED))
-    else:
-        duration_s = median
+    else:  # a counter saw every repeat: the mean is the time that belongs to the joules
+        duration_s = mean if energy_j is not None else median
     return Reading(
         duration_s=duration_s,
-        energy_j=energy_j / (len(times) * calls) if energy_j is not None else None,
+        energy_j=energy_j / (len(times) * calls) * duration_s / mean if energy_j is not None else None,
         spread_frac=float(abs(np.median(times[-quarter:]) - np.median(times[:quarter])) / median),
         error_frac=_error_frac(times),
         others_cores=others_cores,
@@ -143,8 +141,9 @@ def least_disturbed(rounds: Sequence[Reading]) -> Reading:
 
     Its `spread_frac` becomes the difference between the rounds it was chosen from.
     """
-    quiet = [reading for reading in rounds if reading.others_cores <= BUSY_CORES]
-    ordered = sorted(quiet or rounds, key=lambda reading: reading.duration_s)
+    metered = [reading for reading in rounds if reading.energy_j is not None] or rounds
+    quiet = [reading for reading in metered if reading.others_cores <= BUSY_CORES]
+    ordered = sorted(quiet or metered, key=lambda reading: reading.duration_s)
     chosen = ordered[len(ordered) // 2] if quiet else ordered[0]
     spread_frac = (ordered[-1].duration_s - ordered[0].duration_s) / chosen.duration_s
     return replace(chosen, spread_frac=max(spread_frac, chosen.spread_frac), throttled=sum(r.throttled for r in rounds))

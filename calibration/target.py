@@ -11,7 +11,7 @@ from budjoule.calibration.reading import Conditions, Meters, Reading, read_step
 from budjoule.calibration.this_gpu import CORES_PER_UNIT, Board, this_gpu
 from budjoule.calibration.this_machine import ThisMachine, this_machine
 from budjoule.energy.device import DeviceProfile, DeviceSpec
-from budjoule.energy.errors import UsageError
+from budjoule.energy.errors import RunError, UsageError
 
 COPY_FRAC = 0.8  # share of the peak bandwidth that a large copy reaches
 COPY_NAME = "big copy"
@@ -45,15 +45,25 @@ class Target:
     board: Board | None = None
 
     def read(self, prepared: Prepared, limit_s: float) -> Reading:
-        """Read a microbenchmark for real."""
-        return read_step(
-            prepared.step,
-            limit_s=limit_s,
-            threads=self.cores if self.kind == "cpu" else None,
-            meters=self.meters,
-            conditions=self.conditions,
-            synchronize=self.synchronize,
-        )
+        """Read a microbenchmark for real.
+
+        Raises:
+            RunError: The device has too little memory left for it.
+        """
+        try:
+            return read_step(
+                prepared.step,
+                limit_s=limit_s,
+                threads=self.cores if self.kind == "cpu" else None,
+                meters=self.meters,
+                conditions=self.conditions,
+                synchronize=self.synchronize,
+            )
+        except torch.OutOfMemoryError:
+            name = prepared.benchmark.name
+            raise RunError(
+                f"the GPU's memory does not hold the microbenchmark {name!r}: end what else uses it ('nvidia-smi' lists it)"
+            ) from None
 
     def machine(
         self,

@@ -15,6 +15,7 @@ FLOP_PER_CLOCK = (("avx512f", 64), ("fma", 32), ("avx", 16), ("asimd", 16), ("ne
 HALF_AVX512 = ("AuthenticAMD", "25")
 ASSUMED_W_PER_CORE = 8.0
 ASSUMED_IDLE_FRAC = 0.12
+HEADROOM = 1.1  # an unknown power limit over the most that was drawn, at full clock
 ASSUMED_LIMIT = f"power limit {ASSUMED_W_PER_CORE:g} W a core, or what the heaviest microbenchmark draws"
 
 
@@ -66,7 +67,7 @@ def this_machine(
         assumed.append("last-level cache 2 MB a core")
     limit_w = _power_limit_w()
     if limit_w is None:
-        limit_w = max(ASSUMED_W_PER_CORE * threads, drawn_w or 0.0)
+        limit_w = max(ASSUMED_W_PER_CORE * threads, HEADROOM * (drawn_w or 0.0))
         assumed.append(ASSUMED_LIMIT)
     if idle_w is None:
         idle_w = ASSUMED_IDLE_FRAC * limit_w

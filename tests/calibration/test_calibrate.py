@@ -202,13 +202,16 @@ def test_progress_names_every_microbenchmark_and_ends_full(truth: DeviceProfile)
     assert told[-1][1] == told[-1][2]
 
 
-def test_an_assumed_power_limit_slows_no_estimate_down(truth: DeviceProfile) -> None:
-    """Nothing told the limit: what ran at full speed is estimated at full speed, whatever its joules would be."""
-    tight = ThisMachine(title="simulated", spec=replace(truth.spec, power_limit_w=12.0), assumed=(ASSUMED_LIMIT,))
-    made = simulated(truth, energy=False, machine=tight)
-    assert made.profile.spec.power_limit_w > 12.0
+@pytest.mark.parametrize(("energy", "limit_w"), [(False, 12.0), (True, 62.0)])
+def test_an_assumed_power_limit_explains_nothing(truth: DeviceProfile, energy: bool, limit_w: float) -> None:
+    """Nothing told the limit: what ran at full speed is estimated at full speed and with the joules that it took."""
+    spec = replace(truth.spec, power_limit_w=limit_w)
+    assumed = ThisMachine(title="simulated", spec=spec, assumed=(ASSUMED_LIMIT,))
+    made = simulated(truth, energy=energy, machine=assumed)
+    assert (made.profile.spec.power_limit_w > limit_w) != energy
     for row in made.validation:
         assert abs(row["time_error_frac"]) < 0.05, row
+        assert not energy or abs(row["energy_error_frac"]) < 0.05, row
 
 
 def test_a_counter_that_steps_too_seldom_for_some_is_told(truth: DeviceProfile) -> None:
@@ -230,7 +233,8 @@ def test_what_one_round_was_disturbed_in_another_makes_good(truth: DeviceProfile
         duration_s = bj.predict(prepared.workload, device=truth).duration_s * (3 if busy else 1)
         return Reading(duration_s=duration_s, energy_j=None, spread_frac=0.0, others_cores=1.0 if busy else 0.0)
 
-    made = calibrate(read=read, target=Target(kind="cpu", device="meta", cores=2))  # no machine: it looks at this one
+    spec = ThisMachine(title="simulated", spec=truth.spec, assumed=())
+    made = calibrate(read=read, target=Target(kind="cpu", device="meta", cores=2), machine=spec)
     assert set(passes.values()) == {ROUNDS}
     for name, reading in made.readings.items():
         work = next(traced(b, cores=2, device="meta").workload for b in SUITE if b.name == name)
@@ -253,7 +257,7 @@ def test_slow_steps_leave_less_time_for_the_rest(truth: DeviceProfile, monkeypat
         target=Target(kind="cpu", device="meta", cores=2),
         machine=ThisMachine(title="simulated", spec=truth.spec, assumed=()),
     )
-    assert limits_s[0] == 4.0
+    assert limits_s[0] == pytest.approx(4.0 / ROUNDS)
     assert limits_s[:6] == sorted(limits_s[:6], reverse=True)
-    assert limits_s[5] < 4.0
-    assert now_s[0] < 1.2 * 4.0 * len(limits_s)
+    assert 0.0 < limits_s[5] < 4.0 / ROUNDS
+    assert now_s[0] < 1.2 * 4.0 / ROUNDS * len(limits_s)

@@ -1,6 +1,7 @@
 """Laws of reading a step: when repeats stop, whose time and joules they are, and what is told of disturbances."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,11 @@ def test_the_least_disturbed_round_stands_for_all(rounds: list[tuple[float, floa
     assert chosen.spread_frac > 0.1
 
 
+def test_a_round_that_a_counter_told_stands_before_one_that_it_did_not() -> None:
+    told = replace(in_round(1.3, 1.0), energy_j=2.0)
+    assert least_disturbed([in_round(1.0, 0.0), told, in_round(1.1, 0.0)]).energy_j == 2.0
+
+
 def test_heat_in_any_round_is_kept() -> None:
     assert least_disturbed([in_round(1.0, 0.0, 2), in_round(1.1, 0.0), in_round(1.2, 0.0, 1)]).throttled == 3
 
@@ -176,8 +182,10 @@ def test_a_lone_thread_that_is_always_interrupted_takes_its_processor_time(threa
     assert reading.duration_s == pytest.approx(expected_s)
 
 
-def test_energy_and_time_of_a_step_are_those_of_all_repeats() -> None:
-    machine, counter = Simulated(1.0), Counter()
+@pytest.mark.parametrize(("cores", "duration_s", "energy_j"), [(0.0, 0.02, 0.25), (1.0, 0.01, 0.125)])
+def test_energy_and_time_of_a_step_belong_together(cores: float, duration_s: float, energy_j: float) -> None:
+    """Those of all repeats; where others interfere, those of a step that they left alone, at the power that was measured."""
+    machine, counter = Simulated(cores), Counter()
 
     def step() -> None:
         machine.steps += 1
@@ -185,8 +193,8 @@ def test_energy_and_time_of_a_step_are_those_of_all_repeats() -> None:
         counter.energy_j += 0.25
 
     reading = read_step(step, limit_s=4.0, clock=machine.clock, processor=machine, meters=[counter])
-    assert reading.energy_j == pytest.approx(0.25)
-    assert reading.duration_s == pytest.approx(0.02, rel=0.01)
+    assert reading.energy_j == pytest.approx(energy_j, rel=0.01)
+    assert reading.duration_s == pytest.approx(duration_s, rel=0.01)
     assert reading.meter == "simulated counter"
 
 

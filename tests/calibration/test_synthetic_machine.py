@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,7 @@ def synthetic(truth: DeviceProfile, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BUDJOULE_SYSFS_ROOT", str(root))
         patch.setattr("budjoule.energy.windows.choose.Watch", partial(Watch, clock=machine.clock, attended=False))
+        patch.setattr("budjoule.calibration.calibrate.time", SimpleNamespace(perf_counter=machine.clock))
         yield machine
 
 
@@ -115,7 +117,7 @@ def synthetic(truth: DeviceProfile, tmp_path_factory: pytest.TempPathFactory) ->
 def made(synthetic: Synthetic) -> Calibration:
     spec = synthetic.truth.spec
     return calibrate(
-        limit_s=0.1,
+        limit_s=0.3,
         read=synthetic.read,
         target=Target(kind="cpu", device="meta", cores=2),
         machine=ThisMachine(title="synthetic", spec=spec, assumed=()),
