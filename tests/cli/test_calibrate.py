@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from budjoule.calibration.reading import Reading
 from budjoule.calibration.target import Target
 from budjoule.calibration.this_machine import ThisMachine
 from budjoule.cli.main import main
+from budjoule.energy.meters.load_model import LoadModel, this_machine
 
 Run = Callable[..., int]
 
@@ -92,6 +94,17 @@ def test_json_is_one_document_and_nothing_else(run: Run, capfd: pytest.CaptureFi
     } <= set(document["readings"][0])
     assert {row["name"] for row in document["validation"]} == {b.name for b in SUITE if b.held_out}
     assert set(document["coefficients"]["eff_fp32"]) == {"value", "sd_log", "prior_value", "prior_sd_log", "pinned"}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_load_model_is_kept_for_this_machine_and_not_beside_another_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    model = LoadModel(idle_w=4.0, busy_w=20.0, factor=1.2, basis="this machine's calibration")
+    made = replace(simulated(), load_model=model)
+    monkeypatch.setattr("budjoule.calibration.calibrate.calibrate", lambda **_: made)
+    assert run(*(["-o", str(tmp_path / "mine.toml")] if elsewhere else [])) == 0
+    assert (this_machine() == model) != elsewhere
 
 
 def test_interruption_leaves_the_old_profile(
