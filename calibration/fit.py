@@ -329,7 +329,7 @@ def _weights(observations: Sequence[Observation]) -> np.ndarray:
     """Root of each residual's weight: runs of one group share errors, so that a group counts for `GROUP_RUNS` runs at most."""
     sizes = Counter(o.group for o in observations)
     root = np.array([min(1.0, GROUP_RUNS / sizes[o.group]) if o.group else 1.0 for o in observations]) ** 0.5
-    has_energy = np.array([o.energy_j is not None for o in observations])
+    has_energy = np.array([o.energy_j is not None for o in observations], dtype=bool)
     result: np.ndarray = np.concatenate([root, root[has_energy], root[has_energy]])
     return result
 

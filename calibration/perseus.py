@@ -1,0 +1,125 @@
+"""Training steps of billion-parameter models on A100 80 GB and A40 boards under power limits, from the artifact of Perseus (Apache-2.0).
+
+A row is one GPU of a pipeline: its share of the layers, one microbatch forward and backward with activation checkpointing.
+Source of the data: Chung, Gu, Jang, Meng, Bansal, Chowdhury, Reducing energy bloat in large model training, SOSP 2024.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from budjoule.calibration.observation import Observation
+from budjoule.energy.trace import trace
+from budjoule.energy.workload import Workload
+
+# Where each stage's layers start; the embedding is layer 0 and the head the last, as the data set counts them.
+STARTS = {
+    ("gpt3-xl", 4): (0, 7, 13, 20, 26),
+    ("bert-huge-uncased", 4): (0, 8, 14, 20, 26),
+    ("bloom-3b", 4): (0, 10, 18, 26, 32),
+    ("gpt3-2.7b", 8): (0, 5, 9, 13, 17, 21, 25, 29, 34),
+    ("bert-huge-uncased", 8): (0, 4, 7, 10, 13, 16, 19, 22, 26),
+    ("bloom-3b", 8): (0, 6, 10, 14, 18, 22, 26, 30, 32),
+}
+LAYERS = {"gpt3-xl": 24, "gpt3-2.7b": 32, "bert-huge-uncased": 24, "bloom-3b": 30}
+
+
+def _built(model: str) -> Any:
+    import transformers as hf
+
+    eager = {"attn_implementation": "eager"}
+    if model.startswith("gpt3"):
+        width, layers, heads = (2048, 24, 16) if model == "gpt3-xl" else (2560, 32, 32)
+        return hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=width, n_layer=layers, n_head=heads, use_cache=False, **eager))
+    if model == "bloom-3b":
+        return hf.BloomForCausalLM(
+            hf.BloomConfig(
+                hidden_size=2560,
+                n_layer=30,
+                n_head=32,
+                vocab_size=250880,
+                hidden_dropout=0.1,
+                attention_dropout=0.1,
+                use_cache=False,
+                **eager,
+            )
+        )
+    return hf.BertForMaskedLM(
+        hf.BertConfig(
+            hidden_size=2048, num_hidden_layers=24, num_attention_heads=16, intermediate_size=8192, **eager
+        )
+    )
+
+
+@cache
+def step(model: str, microbatch: int, length: int) -> Workload:
+    """One microbatch of the whole model, forward and backward with activation checkpointing; fp32 weights, TF32 products."""
+    with torch.device("meta"):
+        net = _built(model)
+    net.gradient_checkpointing_enable()
+    ids = torch.zeros(microbatch, length, dtype=torch.int64)
+    return trace(net, {"input_ids": ids, "labels": ids}, mode="training", precision="tf32")
+
+
+def layer(module: str, layers: int) -> int:
+    """The layer that a module belongs to: 0 for the embedding, `layers + 1` for what follows the last block."""
+    parts = module.split(".")
+    for name, number in zip(parts, parts[1:], strict=False):
+        if name in ("h", "layer") and number.isdigit():
+            return int(number) + 1
+    return 0 if any("embed" in part or part in ("wte", "wpe") for part in parts) else layers + 1
+
+
+@cache
+def stage(model: str, stages: int, rank: int, microbatch: int, length: int) -> Workload:
+    """One GPU's share of a microbatch, without the optimizer."""
+    whole = step(model, microbatch, length)
+    low, high = STARTS[model, stages][rank : rank + 2]
+    ops = tuple(
+        op for op in whole.ops if op.phase != "optimizer" and low <= layer(op.module, LAYERS[model]) < high
+    )
+    share = (high - low) / STARTS[model, stages][-1]
+    return replace(whole, ops=ops, module_calls=round(share * whole.module_calls))
+
+
+def read(path: Path) -> dict[str, list[Observation]]:
+    """Each device's stages; the group is the model."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"].startswith("rank")]
+    waiting_w = {d: _waiting_w([r for r in rows if r["device"] == d]) for d in {r["device"] for r in rows}}
+    result: dict[str, list[Observation]] = {}
+    for row in rows:
+        count = float(row["num_microbatches"])
+        busy_s = float(row["forward_s"]) + float(row["backward_s"])
+        waiting_s = float(row["duration_s"]) - count * busy_s
+        work = stage(
+            row["model"], int(row["pp"]), int(row["stage"][4:]), int(float(row["microbatch"])), int(row["seq_or_image"])
+        )
+        result.setdefault(row["device"], []).append(
+            Observation(
+                workload=work,
+                energy_j=(float(row["energy_j"]) - waiting_s * waiting_w[row["device"]]) / count,
+                duration_s=busy_s,
+                power_limit_w=float(row["power_limit_w"]),
+                group=row["model"],
+            )
+        )
+    return result
+
+
+def _waiting_w(rows: Sequence[dict[str, str]]) -> float:
+    """Power of a GPU that waits for its neighbours: what is left at the largest limit if it works at that limit. [W]"""
+    largest = max(float(row["power_limit_w"]) for row in rows)
+    found = []
+    for row in rows:
+        busy = float(row["num_microbatches"]) * (float(row["forward_s"]) + float(row["backward_s"]))
+        share = busy / float(row["duration_s"])
+        if float(row["power_limit_w"]) == largest and share < 0.85:
+            found.append((float(row["energy_j"]) / float(row["duration_s"]) - share * largest) / (1 - share))
+    return median(found)
