@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from budjoule.calibration.fit import fit_profile, prior_for, simulate
+from budjoule.calibration.fit import fit_profile, simulate
 from budjoule.calibration.load_levels import fit_load
 from budjoule.calibration.microbenchmarks import SUITE, Microbenchmark, Prepared, prepare
 from budjoule.calibration.notes import notes_on
 from budjoule.calibration.observation import Observation
+from budjoule.calibration.prior import prior_for
 from budjoule.calibration.reading import Reading, idle_w, least_disturbed
 from budjoule.calibration.target import Target, target_for
 from budjoule.calibration.this_machine import ASSUMED_LIMIT, ThisMachine

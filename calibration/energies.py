@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import least_squares
 
-from budjoule.calibration.fit import FITTED_RUNS, PINNED, RESIDUAL_RUNS, SCALE_ENERGY, STEP, prior_for, simulate
+from budjoule.calibration.fit import FITTED_RUNS, PINNED, RESIDUAL_RUNS, SCALE_ENERGY, STEP, simulate
 from budjoule.calibration.observation import Observation
+from budjoule.calibration.prior import prior_for
 from budjoule.energy.coefficients import NAMES
 from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile
 from budjoule.energy.errors import UsageError

@@ -15,8 +15,9 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import least_squares
 
 from budjoule.calibration.observation import Observation
+from budjoule.calibration.prior import prior_for
 from budjoule.energy.coefficients import COEFFICIENTS, INDEX, NAMES
-from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile, prior_profile
+from budjoule.energy.device import DeviceProfile, DeviceSpec, load_profile
 from budjoule.energy.errors import UsageError
 from budjoule.energy.power_limit import under_power_limit
 from budjoule.energy.predict import HALF_WIDTH_SCALES
@@ -26,12 +27,9 @@ SCALE_TIME = 0.07
 SCALE_ENERGY = 0.07
 SCALE_POWER = 0.1
 STEP = 1e-4  # of a logarithm, for the Jacobian
-RESIDUAL_RUNS = 8.0  # runs that the prior's residual counts for, against those observed
+RESIDUAL_RUNS = 4.0  # runs that the prior's residual counts for, against those observed
 GROUP_RUNS = 16.0  # runs that one group counts for at most, such as a model over many batch sizes and power limits
 PRIOR_RESIDUAL = 0.1  # the model's own error before any run has shown it (assumed)
-FORECAST_RESIDUAL = (
-    0.25  # beside that, on a device without any run: A10 from A100 and back were 20 and 44 % off in energy
-)
 FITTED_RUNS = 20  # runs with energy from which a profile counts as fitted, and not few-shot
 PINNED = 0.7  # a coefficient is exercised when its posterior sd is below this share of the prior's
 
@@ -136,56 +134,6 @@ def covering(profile: DeviceProfile, unseen: np.ndarray) -> DeviceProfile:
     )
 
 
-def prior_for(
-    spec: DeviceSpec | None,
-    base: DeviceProfile | None,
-    *,
-    name: str | None = None,
-    title: str | None = None,
-    idle_power_w: Sequence[tuple[float, float]] | None = None,
-    voltage: Sequence[tuple[float, float]] | None = None,
-) -> DeviceProfile:
-    """The prior of a fit as a profile: the literature's, or another device's posterior widened by how far devices differ.
-
-    From another device, joules a FLOP move half-way (in logarithms) with the ratio of power limit to peak: a newer process shows in both.
-    """
-    idle = tuple((float(c), float(p)) for c, p in idle_power_w or ())
-    ratios = tuple((float(c), float(v)) for c, v in voltage or ())
-    if base is None:
-        assert spec is not None
-        profile = prior_profile(
-            name or "device", spec, title=title or name or "device", idle_power_w=idle, voltage=ratios
-        )
-        return replace(profile, log_cov=np.diag([row.sd**2 + row.device_sd**2 for row in COEFFICIENTS]))
-    same = spec is None
-    spec = spec or base.spec
-    mean = base.log_mean.copy()
-    cov = base.log_cov.copy()
-    if not same:
-        cov += np.diag([row.device_sd**2 for row in COEFFICIENTS])
-        for coefficient, precision in (("e_tensor_j", "bf16"), ("e_tf32_j", "tf32"), ("e_fp32_j", "fp32")):
-            mean[INDEX[coefficient]] += 0.5 * np.log(
-                _limit_per_flop(spec, precision) / _limit_per_flop(base.spec, precision)
-            )
-    return replace(
-        base,
-        name=name or base.name,
-        title=title or name or base.title,
-        status=base.status if same else "forecast",
-        spec=spec,
-        log_mean=mean,
-        log_cov=cov,
-        residual_time=base.residual_time if same else float(np.hypot(base.residual_time, FORECAST_RESIDUAL)),
-        residual_energy=base.residual_energy if same else float(np.hypot(base.residual_energy, FORECAST_RESIDUAL)),
-        idle_power_w=idle or (base.idle_power_w if same else ()),
-        voltage=ratios or (base.voltage if same else ()),
-    )
-
-
-def _limit_per_flop(spec: DeviceSpec, precision: str) -> float:
-    return spec.power_limit_w / (spec.units * spec.peak_flop_per_clock(precision) * spec.clock_hz)
-
-
 def _residual(residuals: np.ndarray, prior: float) -> float:
     """Scale of the model's own error: robust over the runs, shrunk towards the prior's when they are few."""
     if residuals.size == 0:
@@ -256,35 +204,36 @@ def _best(
 def _maximum(
     groups: "list[Group]", mean: np.ndarray, root: np.ndarray, point: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
+    """A maximum found in ``u = root^-1 (x - mean)``, where the prior is a unit ball: the steps are well scaled whatever the units."""
     seen = [_seen(observations) for observations, _ in groups]
     weights = [_weights(observations) for observations, _ in groups]
     count = len(NAMES)
 
-    def residuals(x: np.ndarray) -> np.ndarray:
+    def residuals(u: np.ndarray) -> np.ndarray:
+        x = mean + root @ u
         parts = [
             _soft(_scaled(simulate(o, profile, x[None, i * count : (i + 1) * count]), seen[i]))[0] * weights[i]
             for i, (o, profile) in enumerate(groups)
         ]
-        return np.concatenate([*parts, solve_triangular(root, x - mean, lower=True)])
+        return np.concatenate([*parts, u])
 
-    def jacobian(x: np.ndarray) -> np.ndarray:
+    def jacobian(u: np.ndarray) -> np.ndarray:
+        x = mean + root @ u
         blocks = []
         for i, (o, profile) in enumerate(groups):
-            here = x[i * count : (i + 1) * count]
+            part = slice(i * count, (i + 1) * count)
+            here = x[part]
             data = (
                 _soft(_scaled(simulate(o, profile, np.vstack([here, here + STEP * np.eye(count)])), seen[i]))
                 * weights[i]
             )
-            block = np.zeros((data.shape[1], x.size))
-            block[:, i * count : (i + 1) * count] = ((data[1:] - data[0]) / STEP).T
-            blocks.append(block)
-        return np.vstack([*blocks, solve_triangular(root, np.eye(x.size), lower=True)])
+            blocks.append(((data[1:] - data[0]) / STEP).T @ root[part])
+        return np.vstack([*blocks, np.eye(u.size)])
 
-    found = least_squares(
-        residuals, point, jac=jacobian, method="trf", max_nfev=60, x_scale=np.linalg.norm(root, axis=1)
-    )
+    start = solve_triangular(root, point - mean, lower=True)
+    found = least_squares(residuals, start, jac=jacobian, method="trf", max_nfev=60)
     j = jacobian(found.x)
-    return found.x, np.linalg.inv(j.T @ j), float(found.cost)
+    return mean + root @ found.x, root @ np.linalg.inv(j.T @ j) @ root.T, float(found.cost)
 
 
 def _seen(observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,7 @@ class DeviceSpec:
         power_limit_w: Highest sustained power. [W]
         idle_w: Power with nothing running. [W]
         min_clock_hz: Lowest clock the power limit can push to. [Hz]
+        integers_share_lanes: Some fp32 lanes also run the integer instructions, as on Pascal and on consumer-class Ampere and Ada.
     """
 
     kind: str
@@ -53,14 +54,17 @@ class DeviceSpec:
     power_limit_w: float
     idle_w: float
     min_clock_hz: float = 0.0
+    integers_share_lanes: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("gpu", "cpu"):
             raise UsageError(f"kind is {self.kind!r}; a device spec's kind is 'gpu' or 'cpu'")
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, (int, float)) and not (
-                value > 0 or (item.name in ("min_clock_hz", "idle_w") and value == 0)
+            if (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and not (value > 0 or (item.name in ("min_clock_hz", "idle_w") and value == 0))
             ):
                 raise UsageError(f"{item.name} is {value}; a device spec needs a positive number")
         if "fp32" not in self.flop_per_clock:

@@ -36,6 +36,13 @@ EFFICIENCY = {
 OVERLAP_PRODUCT = 1.3
 OVERLAP_ELEMENTWISE = 6.0
 OVERLAP_HOST = 8.0
+# A program issues about 36 integer instructions for every 100 in fp32; lanes that run both have so much less time for the latter.
+# Source: NVIDIA Turing GPU architecture white paper, 2018, which gave integers lanes of their own for this reason.
+FP32_ISSUE_FRAC = 100 / 136
+# A wider matrix unit is fed by the same shared memory (128 bytes a clock on each of these architectures) and waits more. The exponent
+# was looked at on A100, A10 and H100, whose large bf16 products reach 0.70, 0.97 and 0.62 of their peaks at 2048, 1024 and 4096 FLOP a clock.
+FEED_EXPONENT = 0.25
+FEED_FLOP_PER_CLOCK = 2048.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +105,14 @@ def features(work: Workload, spec: "DeviceSpec") -> Features:
             chosen.append(op)
     row_calls = np.array([op.calls for op in work.ops], dtype=float)
     unruled = np.array([not op.ruled for op in work.ops], dtype=float)
-    made = _arrays(chosen, spec, row_of, row_calls, row_calls * unruled, float(work.module_calls))
+    made = _arrays(
+        chosen,
+        spec,
+        row_of,
+        row_calls,
+        row_calls * unruled,
+        float(work.module_calls),
+    )
     cache[id(spec)] = (spec, made)  # the spec is kept so that its id is not given to another
     return made
 
@@ -122,11 +136,16 @@ def _arrays(
     flop = column([op.flop for op in ops])
     fill = np.ones(len(ops))
     if spec.kind == "gpu":
+        fed = np.isin(kind, ("matmul", "batched_matmul", "attention"))
+        rate = column([spec.peak_flop_per_clock(unit) for unit in units])
+        fill[tensor & fed] *= (rate[tensor & fed] / FEED_FLOP_PER_CLOCK) ** FEED_EXPONENT
+        if spec.integers_share_lanes:
+            fill[~tensor & np.isin(kind, PRODUCTS)] /= FP32_ISSUE_FRAC
         for select, tiles in ((tensor, TENSOR_TILES), (~tensor, VECTOR_TILES)):
             chosen = select & np.isin(kind, PRODUCTS)
             if chosen.any():
                 batch, m, n, k = shape[:, chosen]
-                fill[chosen] = excess(batch, m, n, k, spec.units, tiles)
+                fill[chosen] *= excess(batch, m, n, k, spec.units, tiles)
     peak = column(
         [
             spec.units * spec.peak_flop_per_clock("fp32" if op.kind in DEPTHWISE else unit)

@@ -10,8 +10,8 @@ import pytest
 
 import budjoule as bj
 from budjoule.calibration.calibrate import ROUNDS, Calibration, calibrate
-from budjoule.calibration.fit import prior_for
 from budjoule.calibration.microbenchmarks import SUITE, Microbenchmark, Prepared, prepare
+from budjoule.calibration.prior import prior_for
 from budjoule.calibration.reading import Reading
 from budjoule.calibration.target import Target
 from budjoule.calibration.this_machine import ASSUMED_LIMIT, ThisMachine

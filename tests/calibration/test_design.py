@@ -9,7 +9,7 @@ from torch import nn
 
 import budjoule as bj
 from budjoule.calibration.design import choose_runs
-from budjoule.calibration.fit import prior_for
+from budjoule.calibration.prior import prior_for
 
 
 @pytest.fixture(scope="module")

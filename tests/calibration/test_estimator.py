@@ -15,7 +15,7 @@ from torch import nn
 
 import budjoule as bj
 from budjoule.calibration.estimator import EnergyEstimator
-from budjoule.calibration.fit import prior_for
+from budjoule.calibration.prior import prior_for
 from budjoule.energy.coefficients import COEFFICIENTS, NAMES
 from budjoule.energy.device import DeviceProfile
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import budjoule as bj
-from budjoule.calibration.fit import _soft, fit_pooled, prior_for
+from budjoule.calibration.fit import _soft, fit_pooled
+from budjoule.calibration.prior import prior_for
 from budjoule.energy.coefficients import INDEX, NAMES
 from budjoule.energy.device import DeviceProfile
 

@@ -13,8 +13,8 @@ from torch import nn
 
 import budjoule as bj
 from budjoule.calibration.calibrate import Calibration, calibrate
-from budjoule.calibration.fit import prior_for
 from budjoule.calibration.microbenchmarks import Prepared
+from budjoule.calibration.prior import prior_for
 from budjoule.calibration.reading import Reading, read_step
 from budjoule.calibration.target import Target
 from budjoule.calibration.this_machine import ThisMachine

@@ -131,3 +131,20 @@ def test_estimate_takes_what_trace_and_predict_take_and_gives_what_they_give() -
     }
     at: dict[str, Any] = {"device": "a100-pcie-40gb", "clock_hz": 9e8, "power_limit_w": 150.0}
     assert bj.estimate(model, x, **how, **at).to_dict() == bj.predict(bj.trace(model, x, **how), **at).to_dict()
+
+
+def test_lanes_that_also_run_integers_have_less_time_for_fp32_products() -> None:
+    profile = bj.load_profile("a100-pcie-40gb")
+    shared = replace(profile, spec=replace(profile.spec, integers_share_lanes=not profile.spec.integers_share_lanes))
+    work = bj.trace(torch.nn.Linear(4096, 4096), torch.empty(4096, 4096))
+    ratio = bj.predict(work, device=shared).duration_s / bj.predict(work, device=profile).duration_s
+    assert 1.2 < ratio < 1.37  # memory, which overlaps, takes as long as before
+
+
+def test_wider_matrix_unit_gains_less_than_its_width() -> None:
+    profile = bj.load_profile("a100-pcie-40gb")
+    wide = replace(profile.spec, flop_per_clock={**profile.spec.flop_per_clock, "bf16": 4096}, power_limit_w=1e4)
+    narrow = replace(profile.spec, power_limit_w=1e4)
+    work = bj.trace(torch.nn.Linear(16384, 16384), torch.empty(16384, 16384), precision="bf16")
+    times = [bj.predict(work, device=replace(profile, spec=spec)).duration_s for spec in (narrow, wide)]
+    assert 0.55 < times[1] / times[0] < 0.75

@@ -1,13 +1,13 @@
 """Forecast profiles: a device's datasheet and the nearest fitted device, without any run. Their intervals are wide, and say so.
 
-`python -m budjoule.calibration.forecast` writes them among the profiles that ship.
+`python -m budjoule.calibration.evidence.forecast` writes them among the profiles that ship.
 """
 
 import datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from budjoule.calibration.fit import prior_for
+from budjoule.calibration.prior import prior_for
 from budjoule.energy.device import DeviceSpec, load_profile
 
 

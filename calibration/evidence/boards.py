@@ -1,6 +1,6 @@
 """Fit profiles of small boards' CPUs on whole-board energy per inference, from MLCommons' inference results (Apache-2.0).
 
-`python -m budjoule.calibration.boards MEASUREMENTS.csv` prints each board's errors on model families that its fit has not
+`python -m budjoule.calibration.evidence.boards MEASUREMENTS.csv` prints each board's errors on model families that its fit has not
 seen; `--write` saves the profiles. Derived from MLPerf logs v1.0 to v3.0, not an MLPerf result; the data are not part of this project.
 """
 
@@ -15,12 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from budjoule.calibration.energaizer import errors, report_line
-from budjoule.calibration.fit import covering, fit_pooled, posterior, prior_for
+from budjoule.calibration.evidence.scores import by_model, errors, report_line, summary
+from budjoule.calibration.fit import covering
 from budjoule.calibration.observation import Observation
+from budjoule.calibration.population import fit_population
+from budjoule.calibration.prior import prior_for
 from budjoule.energy.device import DeviceProfile, DeviceSpec
 from budjoule.energy.trace import trace
 from budjoule.energy.workload import Workload
+
+REPEAT_FACTOR = 1.3
+OTHER_SETTINGS = ", other threads or power mode"
+GENERIC = "arm-board-generic"
+RUNTIME = "tflite"  # one runtime a profile: Arm NN takes half the time of TFLite on ResNet-50 on a Raspberry Pi 4
 
 
 def _arm(
@@ -56,7 +63,6 @@ SPECS = {
     "rk3588s": _arm(4, 2.4e9, 16, 64, 34e9, 3e6, 8e9, 18.0, 2.1),
     "jetson-agx-orin-cpu": _arm(12, 2.2e9, 16, 64, 204.8e9, 6e6, 32e9, 60.0, 14.0),
 }
-RUNTIME = "tflite"  # one runtime a profile: Arm NN takes half the time of TFLite on ResNet-50 on a Raspberry Pi 4
 TITLES = {
     "raspberry-pi-4b": "Raspberry Pi 4 B (4 x Cortex-A72)",
     "odroid-n2-plus": "Odroid N2+ (4 x Cortex-A73)",
@@ -96,36 +102,59 @@ def quantized(work: Workload) -> Workload:
 
 
 def read(path: Path) -> dict[str, list[Observation]]:
-    """Each board's runs, of one runtime, without those marked as outliers; the group is the model family and precision."""
-    rows: dict[str, list[Observation]] = {}
+    """Each board's runs, of one runtime, without those marked as outliers; the group is the model family and precision.
+
+    The logs do not say threads and power mode: a run that took over `REPEAT_FACTOR` times as long as the quickest of the very same model
+    and precision on the same board (up to eight times on the Orin) had others, and its group says so.
+    """
     with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["outlier"] == "True" or row["device"] not in SPECS or row["backend"] != RUNTIME:
-                continue
-            family = "resnet50" if row["model"].startswith("resnet50") else row["model"][:12]
-            o = Observation(
-                workload=workload(row["model"], row["precision"]),
-                energy_j=float(row["energy_j"]),
-                duration_s=float(row["duration_s"]),
-                clock_hz=SPECS[row["device"]].clock_hz,
-                group=f"{family} {row['precision']}",
-            )
-            rows.setdefault(row["device"], []).append(o)
+        kept = [
+            row
+            for row in csv.DictReader(file)
+            if row["outlier"] != "True" and row["device"] in SPECS and row["backend"] == RUNTIME
+        ]
+    least_s: dict[tuple[str, ...], float] = {}
+    for row in kept:
+        same = (row["device"], row["model"], row["precision"])
+        least_s[same] = min(float(row["duration_s"]), least_s.get(same, float("inf")))
+    rows: dict[str, list[Observation]] = {}
+    for row in kept:
+        family = "resnet50" if row["model"].startswith("resnet50") else row["model"][:12]
+        slow = float(row["duration_s"]) > REPEAT_FACTOR * least_s[row["device"], row["model"], row["precision"]]
+        o = Observation(
+            workload=workload(row["model"], row["precision"]),
+            energy_j=float(row["energy_j"]),
+            duration_s=float(row["duration_s"]),
+            clock_hz=SPECS[row["device"]].clock_hz,
+            group=f"{family} {row['precision']}{OTHER_SETTINGS if slow else ''}",
+        )
+        rows.setdefault(row["device"], []).append(o)
     return rows
+
+
+def all_cores(runs: Sequence[Observation]) -> list[Observation]:
+    """The runs that took about the least time of their model: with all cores at work."""
+    return [o for o in runs if not o.group.endswith(OTHER_SETTINGS)]
 
 
 def fit_all(
     runs: Mapping[str, Sequence[Observation]], provenance: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, DeviceProfile]:
-    """Fit the boards together."""
+    """Fit the boards together, on the runs with all cores at work; beside theirs what any other board can start from."""
     priors = {d: prior_for(SPECS[d], None, name=d, title=TITLES[d]) for d in runs}
-    fits = fit_pooled(runs, priors)
-    return {
-        d: posterior(
-            fits[d], priors[d], None, {"pooled_with": sorted(set(runs) - {d}), **(provenance or {}).get(d, {})}
-        )
-        for d in runs
-    }
+    common = prior_for(SPECS["raspberry-pi-4b"], None, name=GENERIC, title="What the fitted Arm boards have in common")
+    return fit_population({d: all_cores(rows) for d, rows in runs.items()}, priors, common, provenance)
+
+
+def leave_one_family_out(runs: Mapping[str, Sequence[Observation]]) -> dict[str, dict[str, np.ndarray]]:
+    """Errors of each board on each group of runs by profiles fitted without the group's model family on any board."""
+    result: dict[str, dict[str, np.ndarray]] = {d: {} for d in runs}
+    for family in ("mobilenet_v1", "mobilenet_v2", "resnet50"):
+        profiles = fit_all({d: [o for o in rows if not o.group.startswith(family)] for d, rows in runs.items()})
+        for d, rows in runs.items():
+            for group in sorted({o.group for o in rows if o.group.startswith(family)}):
+                result[d][group] = errors([o for o in rows if o.group == group], profiles[d])
+    return result
 
 
 def main() -> None:
@@ -135,38 +164,34 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="save the profiles among those that ship")
     options = parser.parse_args()
     runs = read(options.csv)
-    unseen: dict[str, dict[str, np.ndarray]] = {d: {} for d in runs}
-    for family in ("mobilenet_v1", "mobilenet_v2", "resnet50"):
-        profiles = fit_all({d: [o for o in rows if not o.group.startswith(family)] for d, rows in runs.items()})
-        for d, rows in runs.items():
-            for group in sorted({o.group for o in rows if o.group.startswith(family)}):
-                unseen[d][group] = errors([o for o in rows if o.group == group], profiles[d])
+    unseen = leave_one_family_out(runs)
     provenance = {}
     for d, groups in unseen.items():
         print(f"{d}: each model family predicted by a fit that has not seen it")
         for name, part in groups.items():
             print(report_line(name, part))
-        fp32 = np.vstack([part for name, part in groups.items() if "fp32" in name])
-        print(report_line("all fp32", fp32))
-        energy, time, power = np.abs(fp32[:, :3]).mean(axis=0).round(4).tolist()
+        whole = {name: part for name, part in groups.items() if not name.endswith(OTHER_SETTINGS)}
+        for precision in ("fp32", "int8"):
+            print(report_line(f"all {precision}", np.vstack([whole[name] for name in whole if precision in name])))
+        fp32 = np.vstack([whole[name] for name in whole if "fp32" in name])
         provenance[d] = {
             "source": SOURCE,
             "meter": "AC wall analyser, whole board",
             "mode": "inference, one image",
             "runtime": f"{RUNTIME}, fp32 and int8: not PyTorch, and not other runtimes, which differ up to twofold on the same board",
-            "leave_one_family_out": {
-                "energy_error_frac": energy,
-                "time_error_frac": time,
-                "power_error_frac": power,
-                "coverage_frac": float(fp32[:, 3].mean().round(3)),
-            },
+            "left_out": f"{len(runs[d]) - len(all_cores(runs[d]))} runs over {REPEAT_FACTOR} times slower than the same model's quickest: threads or power mode unknown",
+            "leave_one_family_out": {**summary(fp32), "energy_error_frac_by_model": by_model(whole)},
         }
     for d, fitted in fit_all(runs, provenance).items():
-        profile = covering(fitted, np.vstack(list(unseen[d].values())))
-        print(f"{d}: {profile.status} on all {len(runs[d])} runs")
-        print(report_line("seen", errors(runs[d], profile)))
+        profile = fitted
+        if d != GENERIC:
+            seen = all_cores(runs[d])
+            clean = [part for name, part in unseen[d].items() if not name.endswith(OTHER_SETTINGS)]
+            profile = covering(fitted, np.vstack(clean))
+            print(f"{d}: {profile.status} on {len(seen)} runs")
+            print(report_line("seen", errors(seen, profile)))
         if options.write:
-            print(f"  wrote {profile.save(Path(__file__).parent / 'profiles' / f'{d}.toml').name}")
+            print(f"  wrote {profile.save(Path(__file__).parents[1] / 'profiles' / f'{d}.toml').name}")
 
 
 if __name__ == "__main__":

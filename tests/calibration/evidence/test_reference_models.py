@@ -3,7 +3,7 @@
 import torch
 
 import budjoule as bj
-from budjoule.calibration.reference_models import NeuMF, shufflenet_v2
+from budjoule.calibration.evidence.reference_models import NeuMF, shufflenet_v2
 
 
 def test_shufflenet_has_the_parameters_and_work_of_its_paper() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from budjoule.calibration.boards import quantized, read, workload
+from budjoule.calibration.evidence.boards import quantized, read, workload
 
 HEADER = (
     "device,model,precision,batch,seq_or_image,energy_j,duration_s,avg_power_w,idle_power_w,backend,scenario,outlier\n"

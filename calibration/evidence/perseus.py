@@ -5,9 +5,11 @@ Source of the data: Chung, Gu, Jang, Meng, Bansal, Chowdhury, Reducing energy bl
 """
 
 import csv
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from budjoule.calibration.observation import Observation
+from budjoule.energy.device import TYPICAL_VOLTAGE
 from budjoule.energy.trace import trace
 from budjoule.energy.workload import Workload
 
@@ -27,6 +30,7 @@ STARTS = {
     ("bert-huge-uncased", 8): (0, 4, 7, 10, 13, 16, 19, 22, 26),
     ("bloom-3b", 8): (0, 6, 10, 14, 18, 22, 26, 30, 32),
 }
+FLAT_FRAC = 0.6  # share of the top clock up to which the voltage stays at its lowest on every GPU looked at
 LAYERS = {"gpt3-xl": 24, "gpt3-2.7b": 32, "bert-huge-uncased": 24, "bloom-3b": 30}
 
 
@@ -51,9 +55,7 @@ def _built(model: str) -> Any:
             )
         )
     return hf.BertForMaskedLM(
-        hf.BertConfig(
-            hidden_size=2048, num_hidden_layers=24, num_attention_heads=16, intermediate_size=8192, **eager
-        )
+        hf.BertConfig(hidden_size=2048, num_hidden_layers=24, num_attention_heads=16, intermediate_size=8192, **eager)
     )
 
 
@@ -62,7 +64,7 @@ def step(model: str, microbatch: int, length: int) -> Workload:
     """One microbatch of the whole model, forward and backward with activation checkpointing; fp32 weights, TF32 products."""
     with torch.device("meta"):
         net = _built(model)
-    net.gradient_checkpointing_enable()
+    net.activation_checkpointing_enable()
     ids = torch.zeros(microbatch, length, dtype=torch.int64)
     return trace(net, {"input_ids": ids, "labels": ids}, mode="training", precision="tf32")
 
@@ -70,7 +72,7 @@ def step(model: str, microbatch: int, length: int) -> Workload:
 def layer(module: str, layers: int) -> int:
     """The layer that a module belongs to: 0 for the embedding, `layers + 1` for what follows the last block."""
     parts = module.split(".")
-    for name, number in zip(parts, parts[1:], strict=False):
+    for name, number in pairwise(parts):
         if name in ("h", "layer") and number.isdigit():
             return int(number) + 1
     return 0 if any("embed" in part or part in ("wte", "wpe") for part in parts) else layers + 1
@@ -81,17 +83,14 @@ def stage(model: str, stages: int, rank: int, microbatch: int, length: int) -> W
     """One GPU's share of a microbatch, without the optimizer."""
     whole = step(model, microbatch, length)
     low, high = STARTS[model, stages][rank : rank + 2]
-    ops = tuple(
-        op for op in whole.ops if op.phase != "optimizer" and low <= layer(op.module, LAYERS[model]) < high
-    )
+    ops = tuple(op for op in whole.ops if op.phase != "optimizer" and low <= layer(op.module, LAYERS[model]) < high)
     share = (high - low) / STARTS[model, stages][-1]
     return replace(whole, ops=ops, module_calls=round(share * whole.module_calls))
 
 
 def read(path: Path) -> dict[str, list[Observation]]:
     """Each device's stages; the group is the model."""
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["stage"].startswith("rank")]
+    rows = _ranks(path)
     waiting_w = {d: _waiting_w([r for r in rows if r["device"] == d]) for d in {r["device"] for r in rows}}
     result: dict[str, list[Observation]] = {}
     for row in rows:
@@ -109,6 +108,43 @@ def read(path: Path) -> dict[str, list[Observation]]:
                 power_limit_w=float(row["power_limit_w"]),
                 group=row["model"],
             )
+        )
+    return result
+
+
+def voltage(path: Path, top_clock_hz: float) -> list[tuple[float, float]]:
+    """Core voltage over its lowest value against the share of the top clock, from power at locked clocks on the A40.
+
+    What a GPU draws beyond its waiting power grows as ``f V^2`` while the work stays the same, so ``V^2 ~ (P - P_waiting) / f``, here the
+    median over the stages; where the power limit lowered the clock, the typical curve of GPUs goes on from there.
+    """
+    with path.open(newline="") as file:
+        locked = [row for row in csv.DictReader(file) if row["clock_mhz"]]
+    ranks = [row for row in _ranks(path) if row["device"] == locked[0]["device"]]
+    waiting_w, limit_w = _waiting_w(ranks), max(float(row["power_limit_w"]) for row in ranks)
+    squared: dict[float, list[float]] = defaultdict(list)
+    for stage_rows in _by_stage(locked).values():
+        free = {f: w for f, w in stage_rows.items() if w < 0.93 * limit_w}
+        each = {f: (w - waiting_w) / f for f, w in free.items()}
+        lowest = median(v for f, v in each.items() if f < FLAT_FRAC * top_clock_hz)
+        for f, v in each.items():
+            squared[f].append(v / lowest)
+    curve = [(f / top_clock_hz, max(1.0, median(v) ** 0.5)) for f, v in sorted(squared.items()) if len(v) >= 4]
+    last = curve[-1][0]
+    return [*curve[::3], curve[-1], *((share, ratio) for share, ratio in TYPICAL_VOLTAGE if share > last + 0.05)]
+
+
+def _ranks(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["stage"].startswith("rank")]
+
+
+def _by_stage(rows: Sequence[dict[str, str]]) -> dict[tuple[str, str], dict[float, float]]:
+    """Mean power against clock of each stage's forward or backward. [Hz] -> [W]"""
+    result: dict[tuple[str, str], dict[float, float]] = defaultdict(dict)
+    for row in rows:
+        result[row["model"], row["stage"]][float(row["clock_mhz"]) * 1e6] = float(row["energy_j"]) / float(
+            row["duration_s"]
         )
     return result
 
