@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from budjoule.calibration.fit import PRIOR_RESIDUAL, fit_pooled, posterior
 from budjoule.calibration.observation import Observation
 from budjoule.energy.coefficients import COEFFICIENTS
@@ -41,8 +39,7 @@ def fit_population(
         common,
         status="forecast",
         log_mean=fits[common.name].log_mean,
-        # without how far one device lies from the others: `prior_for` adds that for the device it is asked for
-        log_cov=fits[common.name].log_cov - np.diag([row.device_sd**2 for row in COEFFICIENTS]),
+        log_cov=fits[common.name].log_cov,  # of one more device: how far it may lie from the others is in it
         residual_time=PRIOR_RESIDUAL,
         residual_energy=PRIOR_RESIDUAL,
         exercised=tuple(row.name for row in COEFFICIENTS if row.name in exercised),

@@ -47,7 +47,8 @@ def prior_for(
     mean = base.log_mean.copy()
     cov = base.log_cov.copy()
     if not same:
-        cov += np.diag([row.device_sd**2 for row in COEFFICIENTS])
+        if base.status != "forecast":  # a forecast's covariance has it already
+            cov += np.diag([row.device_sd**2 for row in COEFFICIENTS])
         for coefficient, precision in (("e_tensor_j", "bf16"), ("e_tf32_j", "tf32"), ("e_fp32_j", "fp32")):
             mean[INDEX[coefficient]] += 0.5 * np.log(
                 _limit_per_flop(spec, precision) / _limit_per_flop(base.spec, precision)

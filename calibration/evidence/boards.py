@@ -165,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     runs = read(options.csv)
     unseen = leave_one_family_out(runs)
-    provenance = {}
+    provenance: dict[str, dict[str, Any]] = {}
     for d, groups in unseen.items():
         print(f"{d}: each model family predicted by a fit that has not seen it")
         for name, part in groups.items():
@@ -177,11 +177,16 @@ def main() -> None:
         provenance[d] = {
             "source": SOURCE,
             "meter": "AC wall analyser, whole board",
-            "mode": "inference, one image",
+            "modes": ["inference"],
+            "batch": "one image",
+            "precisions": ["fp32", "int8"],
             "runtime": f"{RUNTIME}, fp32 and int8: not PyTorch, and not other runtimes, which differ up to twofold on the same board",
-            "left_out": f"{len(runs[d]) - len(all_cores(runs[d]))} runs over {REPEAT_FACTOR} times slower than the same model's quickest: threads or power mode unknown",
             "leave_one_family_out": {**summary(fp32), "energy_error_frac_by_model": by_model(whole)},
         }
+        if others := len(runs[d]) - len(all_cores(runs[d])):
+            provenance[d]["left_out"] = (
+                f"{others} runs over {REPEAT_FACTOR} times slower than the same model's quickest: threads or power mode unknown"
+            )
     for d, fitted in fit_all(runs, provenance).items():
         profile = fitted
         if d != GENERIC:

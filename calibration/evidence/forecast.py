@@ -60,7 +60,7 @@ FORECASTS = {
     ),
     "l40s": Forecast(
         title="NVIDIA L40S 48 GB",
-        nearest="a10-pcie-24gb",
+        nearest="a40-pcie-48gb",
         source="NVIDIA L40S datasheet (2023) and Ada architecture white paper: 142 SMs at 2.52 GHz, 96 MB of L2; idle power assumed",
         spec=DeviceSpec(
             kind="gpu",
@@ -74,11 +74,12 @@ FORECASTS = {
             memory_bytes=48e9,
             power_limit_w=350.0,
             idle_w=35.0,
+            integers_share_lanes=True,
         ),
     ),
     "rtx-4090": Forecast(
         title="NVIDIA GeForce RTX 4090 24 GB",
-        nearest="a10-pcie-24gb",
+        nearest="a40-pcie-48gb",
         source="NVIDIA Ada architecture white paper (2022): 128 SMs at 2.52 GHz, 72 MB of L2, 1008 GB/s; tensor rate with fp32 accumulation is half; idle power assumed",
         spec=DeviceSpec(
             kind="gpu",
@@ -92,6 +93,59 @@ FORECASTS = {
             memory_bytes=24e9,
             power_limit_w=450.0,
             idle_w=20.0,
+            integers_share_lanes=True,
+        ),
+    ),
+    "quadro-rtx-6000": Forecast(
+        title="NVIDIA Quadro RTX 6000 24 GB (Turing)",
+        nearest="v100-pcie-32gb",
+        source="NVIDIA Quadro RTX 6000 datasheet (2018) and Turing architecture white paper: 72 SMs of 64 lanes beside integer lanes, 1.77 GHz boost, GDDR6 at 672 GB/s; idle power with the memory at full clock assumed",
+        spec=DeviceSpec(
+            kind="gpu",
+            units=72,
+            lanes=64,
+            clock_hz=1.77e9,
+            min_clock_hz=300e6,
+            flop_per_clock={"fp32": 128, "fp16": 1024, "int8": 2048, "fp64": 4},
+            dram_bytes_per_s=672e9,
+            cache_bytes=6e6,
+            memory_bytes=24e9,
+            power_limit_w=260.0,
+            idle_w=55.0,
+        ),
+    ),
+    "khadas-vim4": Forecast(
+        title="Khadas VIM4 (4 x Cortex-A73, 4 x Cortex-A53)",
+        nearest="odroid-n2-plus",
+        source="Amlogic A311D2 and Khadas VIM4 datasheets (2022): 4 Cortex-A73 at 2.2 GHz, LPDDR4X-2016 on 64 bits; the big cores alone; idle power assumed",
+        spec=DeviceSpec(
+            kind="cpu",
+            units=4,
+            lanes=4,
+            clock_hz=2.2e9,
+            flop_per_clock={"fp32": 8, "int8": 16},
+            dram_bytes_per_s=16.1e9,
+            cache_bytes=1e6,
+            memory_bytes=8e9,
+            power_limit_w=12.0,
+            idle_w=2.6,
+        ),
+    ),
+    "jetson-agx-xavier-cpu": Forecast(
+        title="NVIDIA Jetson AGX Xavier, CPU (8 x Carmel)",
+        nearest="jetson-agx-orin-cpu",
+        source="NVIDIA Jetson AGX Xavier datasheet (2018): 8 Carmel (Armv8.2) cores at 2.26 GHz, LPDDR4X at 137 GB/s, 4 MB of L3; idle power of the board assumed",
+        spec=DeviceSpec(
+            kind="cpu",
+            units=8,
+            lanes=4,
+            clock_hz=2.26e9,
+            flop_per_clock={"fp32": 16, "int8": 32},
+            dram_bytes_per_s=136.5e9,
+            cache_bytes=4e6,
+            memory_bytes=32e9,
+            power_limit_w=50.0,
+            idle_w=9.0,
         ),
     ),
 }
@@ -101,15 +155,18 @@ def main() -> None:
     """Write every forecast."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     for name, forecast in FORECASTS.items():
-        profile = prior_for(forecast.spec, load_profile(forecast.nearest), name=name, title=forecast.title)
+        nearest = load_profile(forecast.nearest)
+        profile = prior_for(forecast.spec, nearest, name=name, title=forecast.title)
         provenance = {
             "date": today,
             "prior": forecast.nearest,
             "source": forecast.source,
             "runs": "none: no run on this device stands behind it",
         }
+        if runtime := nearest.provenance.get("runtime"):
+            provenance["runtime"] = runtime
         path = replace(profile, provenance=provenance, exercised=()).save(
-            Path(__file__).parent / "profiles" / f"{name}.toml"
+            Path(__file__).parents[1] / "profiles" / f"{name}.toml"
         )
         print(f"wrote {path.name}, from {forecast.nearest}")
 

@@ -141,10 +141,19 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
     console.print(facts)
     console.print()
     origin = _texts("provenance", "")
-    for key, value in _flat("", profile.provenance):
-        origin.add_row(clean(key), clean(value))
+    for key, value in profile.provenance.items():
+        if not isinstance(value, Mapping):
+            origin.add_row(clean(key), clean(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    if unseen := _never_seen(profile):
+        origin.add_row("never seen there", unseen)
     console.print(origin)
     console.print()
+    if errors := _error_rows(profile.provenance):
+        wrong = _texts("mean error", "energy", "time", "power", "runs")
+        for error_row in errors:
+            wrong.add_row(*map(clean, error_row))
+        console.print(wrong)
+        console.print()
     made = _texts("coefficient", "value", "90 %", "unit", "pinned", "meaning")
     for row, mean, sd in zip(COEFFICIENTS, profile.log_mean, np.sqrt(np.diag(profile.log_cov)), strict=True):
         half = np.exp(HALF_WIDTH_SCALES * sd)
@@ -162,6 +171,14 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
     )
 
 
+def _never_seen(profile: DeviceProfile) -> str:
+    """Modes and precisions that the device has and no run stands behind; empty where the profile does not say what ran."""
+    seen = profile.provenance
+    modes = {"inference", "training"} - set(seen.get("modes", ("inference", "training")))
+    precisions = set(profile.spec.flop_per_clock) - set(seen.get("precisions", profile.spec.flop_per_clock))
+    return ", ".join([*sorted(modes), *sorted(precisions)])
+
+
 def _texts(*columns: str) -> Table:
     made = Table(box=None, pad_edge=False, header_style="dim")
     for name in columns:
@@ -169,11 +186,18 @@ def _texts(*columns: str) -> Table:
     return made
 
 
-def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(f"{prefix}{key} ", value)
-        else:
-            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+def _error_rows(provenance: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """How wrong the profile was, on its own runs, on runs that its fit had not seen, and of those on each model."""
+    rows: list[tuple[str, ...]] = []
+    for key, value in provenance.items():
+        if not isinstance(value, Mapping) or "energy_error_frac" not in value:
+            continue
+        each = [_percent(value.get(f"{name}_error_frac")) for name in ("energy", "time", "power")]
+        rows.append((key.replace("_", " "), *each, str(value.get("runs", ""))))
+        by_model = value.get("energy_error_frac_by_model", {})
+        rows += [(f"  {model}", _percent(error), "", "", "") for model, error in by_model.items()]
     return rows
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f} %"
