@@ -181,7 +181,7 @@ def _provenance(
     return {
         "source": f"microbenchmarks on this machine: {machine.title}",
         "meter": ", ".join(meters) or "none: time only",
-        "mode": "training",  # the host's times are those of training steps
+        "modes": ["training"],  # the host's times are those of training steps
         "machine": platform.platform(),
         **({"driver": target.board.driver()} if target.board else {"threads": target.cores}),
         "python": platform.python_version(),

@@ -47,7 +47,8 @@ def fit_population(
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "prior": "literature",
             "pooled_with": sorted(runs),
-            "runs": "none of its own: what the fitted devices have in common, to start from with a new device's spec",
+            "source": "what the fitted devices have in common: a prior for fit_profile, to be given with a new device's spec",
+            "runs": "none of its own",
         },
     )
     return profiles

@@ -124,10 +124,16 @@ def _notes(
         )
     if runtime := profile.provenance.get("runtime"):
         notes.append(f"{profile.name} speaks for {runtime}")
-    fitted_mode = str(profile.provenance.get("mode", work.mode))
-    if work.mode not in fitted_mode:
-        notes.append(f"{profile.name} was fitted on {fitted_mode} runs; {work.mode} is outside what it has seen")
-    if profile.status in ("literature", "forecast") and profile.exercised:
+    modes = profile.provenance.get("modes", [work.mode])
+    if work.mode not in modes:
+        notes.append(
+            f"{profile.name} was fitted on {' and '.join(modes)} runs; {work.mode} is outside what it has seen"
+        )
+    if profile.status == "forecast" and "pooled_with" in profile.provenance:
+        notes.append(
+            f"{profile.name} is what fitted devices have in common: no run on the device that you have is in it"
+        )
+    elif profile.status in ("literature", "forecast") and profile.exercised:
         notes.append(f"no run on {profile.name} had its joules measured: its time is fitted, its energy is a forecast")
     elif profile.status in ("literature", "forecast"):
         notes.append(f"{profile.name} is a {profile.status} profile: no run on this device stands behind it")

@@ -118,7 +118,7 @@ def main() -> None:
         for name, rows in [*models.items(), ("all", everything)]:
             print(report_line(name, rows))
         provenance[d] = {
-            "sources": [SOURCES[name] for name in evidence.sources[d]],
+            "source": "; ".join(SOURCES[name] for name in evidence.sources[d]),
             "meter": "NVML, whole board",
             "modes": sorted({o.workload.mode for o in evidence.runs[d]}),
             "precisions": sorted({o.workload.precision for o in evidence.runs[d]}),

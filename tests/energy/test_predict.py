@@ -148,3 +148,8 @@ def test_wider_matrix_unit_gains_less_than_its_width() -> None:
     work = bj.trace(torch.nn.Linear(16384, 16384), torch.empty(16384, 16384), precision="bf16")
     times = [bj.predict(work, device=replace(profile, spec=spec)).duration_s for spec in (narrow, wide)]
     assert 0.55 < times[1] / times[0] < 0.75
+
+
+def test_what_devices_have_in_common_says_that_it_is_no_device() -> None:
+    (note,) = (n for n in bj.predict(work(), device="gpu-generic").notes if "gpu-generic" in n)
+    assert "have in common" in note
