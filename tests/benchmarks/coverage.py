@@ -3,7 +3,7 @@
 `python tests/benchmarks/coverage.py [--jobs 2] [--only bert,vit] [--heads | --all-classes]` builds each on the meta device from a
 configuration with two layers a stack, traces inference and training, and prints what failed and what share of the estimated
 energy (a100-pcie-40gb) rests on ops without a rule. `--heads` takes one class with a task's head an architecture, with its labels
-where it has some, `--all-classes` every class. Chunks run in processes of their own, each class under a time limit.
+where it has some, `--all-classes` every class. Chunks run in processes of their own, each class under a limit of processor time.
 """
 
 import argparse
@@ -170,17 +170,17 @@ def child(names: list[str], output: Path) -> None:
     logging.disable(logging.CRITICAL)
 
     def expired(*_: object) -> None:
-        raise Expired(f"took over {LIMIT_S} s")
+        raise Expired(f"took over {LIMIT_S} s of processor time")
 
-    signal.signal(signal.SIGALRM, expired)
+    signal.signal(signal.SIGPROF, expired)
     with output.open("a") as lines:
         for name in names:
-            signal.alarm(LIMIT_S)
+            signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
             try:
                 row = try_one(name)
             except BaseException as error:
                 row = {"name": name, "crashed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             lines.write(json.dumps(row) + "\n")
             lines.flush()
 

@@ -32,8 +32,8 @@ CONFIG: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33, "pad_token_id": 1},
     "glm4v_text": ROTARY,
     "glm4v_moe_text": ROTARY,
-    "glm4v": {"text_config": ROTARY},
-    "glm46v": {"text_config": ROTARY},
+    "glm4v": {"text_config": {**ROTARY, "head_dim": 64}},
+    "glm46v": {"text_config": {**ROTARY, "head_dim": 64}},
     "glm4v_moe": {"text_config": ROTARY},
     "glm_image": {"text_config": ROTARY},
     "glm_image_text": ROTARY,
@@ -46,6 +46,9 @@ CONFIG: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
+    "reformer": {"is_decoder": True},
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
 }
 
@@ -114,6 +117,11 @@ INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
         "spatial_shapes": torch.tensor([[8, 8], [8, 8]]),
     },
     "speecht5": lambda c: {"input_values": torch.randn(2, 40, 768), "decoder_input_values": torch.randn(2, 20, 768)},
+    "step3p7": lambda c: {
+        "input_ids": torch.cat([torch.full((2, 169), c.image_token_id), tokens(2, 16)], 1),
+        "attention_mask": torch.ones(2, 185, dtype=torch.int64),
+        "pixel_values": torch.randn(2, 3, 728, 728),
+    },
     "voxtral_realtime": lambda c: {"input_ids": tokens(2, 375), "input_features": torch.randn(2, 128, 3000)},
     "xcodec2": lambda c: {"input_values": torch.randn(2, 1, 16000), "input_features": torch.randn(2, 50, 160)},
 }  # fmt: skip
