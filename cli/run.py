@@ -22,6 +22,7 @@ from budjoule.training.guard import Guard, Look
 from budjoule.training.ledger.ledger import Ledger
 
 _STDERR = 2
+_DAY_S = 86400.0
 _SHOWN = 10  # lines of progress over a budget, unless an interval is given
 
 
@@ -32,6 +33,13 @@ def run(
     ] = None,
     ledger: Annotated[
         Path | None, typer.Option(help="Keep the budget in this file: runs share it, and what is left outlives them.")
+    ] = None,
+    per: Annotated[
+        str | None,
+        typer.Option(help="The ledger's budget comes back: 'day', 'charge' (of the battery), or every '6 h'."),
+    ] = None,
+    battery_floor: Annotated[
+        float | None, typer.Option(help="Stop where the battery holds less than this share, such as 0.2.")
     ] = None,
     grace: Annotated[
         str, typer.Option(help="Time between SIGTERM and SIGKILL; at most a tenth of the joules is kept for it.")
@@ -67,6 +75,8 @@ def run(
     grace_s, every_s = seconds(grace), None if interval is None else seconds(interval)
     if budget is None and ledger is None:
         raise UsageError("no budget; give --budget '5 kJ', or --ledger FILE with one")
+    if per is not None and ledger is None:
+        raise UsageError(f"a budget that comes back every {per} must outlive this run; keep it with --ledger FILE")
     if output is not None:
         check_output(output, force=force)
     try:
@@ -78,7 +88,8 @@ def run(
         raise
     with tempfile.TemporaryDirectory() as folder:
         path = ledger or Path(folder) / "run.db"
-        with Ledger.open(path, budget_j=None if budget is None else joules(budget)) as books:
+        budget_j = None if budget is None else joules(budget)
+        with Ledger.open(path, budget_j=budget_j, floor_frac=battery_floor, **_period(per)) as books:
             guard = Guard(
                 books,
                 grace_s=grace_s,
@@ -101,6 +112,15 @@ def _command(args: list[str]) -> list[str]:
     if args[0].startswith("-"):
         raise UsageError(f"unknown option {args[0]!r}; put the command after '--', and see 'budjoule run --help'")
     return args
+
+
+def _period(per: str | None) -> dict[str, Any]:
+    """When the budget comes back, as a ledger takes it; nothing keeps what the ledger was made with."""
+    if per is None:
+        return {}
+    if per == "charge":
+        return {"per_charge": True, "period_s": 0.0}
+    return {"period_s": _DAY_S if per == "day" else seconds(per), "per_charge": False}
 
 
 def _held(

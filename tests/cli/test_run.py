@@ -148,6 +148,26 @@ def test_runs_share_a_ledger_until_it_is_empty(counter: Path, tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_daily_budget_is_kept_as_one_and_a_battery_below_its_floor_runs_nothing(
+    counter: Path, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "daily.db"
+    daily = budjoule(counter, "--budget", "30 J", "--per", "day", "--ledger", str(ledger), "--", "true")
+    assert daily.returncode == 0, daily.stderr
+    again = budjoule(counter, "--per", "2 h", "--ledger", str(ledger), "--", "true")
+    assert "was made with a budget of 30.0 J every 24 h, not 30.0 J every 2 h" in again.stderr
+    charge = budjoule(counter, "--budget", "30 J", "--per", "charge", "--ledger", str(tmp_path / "c.db"), "--", "true")
+    assert "no battery that can be read" in charge.stderr
+    battery = counter.parents[2] / "power_supply" / "BAT0"
+    battery.mkdir(parents=True)
+    for name, text in (("type", "Battery"), ("capacity", "15"), ("status", "Discharging")):
+        (battery / name).write_text(text + "\n")
+    low = budjoule(counter, "--budget", "30 J", "--battery-floor", "0.2", "--", "touch", str(tmp_path / "ran"))
+    assert low.returncode == 3
+    assert "the battery is at 15%" in low.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a death is passed on on Linux only")
 def test_a_killed_guard_takes_the_command_with_it_and_its_joules_count_as_spent(counter: Path, tmp_path: Path) -> None:
     ledger = tmp_path / "l.db"
@@ -211,6 +231,7 @@ def test_a_training_script_that_knows_nothing_of_budgets_is_stopped(counter: Pat
         (("--budget", "5 J", "--", "no-such-command"), 127, "not found"),
         (("--ledger", "nowhere.db", "--", "true"), 1, "there is no ledger"),
         (("--budget", "0 J", "--", "true"), 3, "nothing is left"),
+        (("--budget", "5 J", "--per", "day", "--", "true"), 2, "keep it with --ledger FILE"),
     ],
 )
 def test_what_cannot_be_run_says_why(counter: Path, args: tuple[str, ...], code: int, reason: str) -> None:

@@ -281,29 +281,36 @@ class DeviceTrainer:
 class _Moves:
     """How the trained weights move in a block, and what that says of the gradient's noise.
 
-    A step moves by signal and noise, ``E |d|^2 = S + V``; h steps by ``E |sum d|^2 = h^2 S + h V``, as noise does not add
-    up. Two equations for S and V, and the noise scale is B V / S.
+    A step moves by signal and noise, ``E |d|^2 = S + V``, and two steps after each other share the signal only,
+    ``E d d' = S``: the noise scale is B V / S. Momentum carries noise from step to step, and makes it look smaller.
     """
 
     def __init__(self, start: Vector, trained: int) -> None:
         self.start = self.last = start
         self.steps = 0
         self._trained = trained
-        self._square = 0.0
+        self._before: Vector | None = None
+        self._each = self._shared = 0.0
 
     def note(self, now: Vector) -> None:
         """The weights after a step; the array may change later."""
-        self._square += float(np.square((now - self.last)[: self._trained]).sum(dtype=np.float64))
-        self.last = now.copy()
+        move = (now - self.last)[: self._trained]
+        self._each += _product(move, move)
+        if self._before is not None:
+            self._shared += _product(move, self._before)
+        self.last, self._before = now.copy(), move
         self.steps += 1
 
     def noise_scale(self, batch_size: int, before: float | None) -> float | None:
         """The noise scale, between what was seen before and what this block says, in the geometric mean."""
         if self.steps < 2:
             return before
-        each = self._square / self.steps
-        whole = float(np.square((self.last - self.start)[: self._trained]).sum(dtype=np.float64)) / self.steps**2
-        signal = (self.steps * whole - each) / (self.steps - 1)
+        each, signal = self._each / self.steps, self._shared / (self.steps - 1)
         seen = batch_size * (each - signal) / signal if signal > 0 else _NOISIEST
         seen = min(max(seen, 1 / _NOISIEST), _NOISIEST)
         return seen if before is None else math.exp(_KEEP * math.log(before) + (1 - _KEEP) * math.log(seen))
+
+
+def _product(a: Vector, b: Vector) -> float:
+    """Inner product, summed the same way on every run."""
+    return float(np.multiply(a, b).sum(dtype=np.float64))
