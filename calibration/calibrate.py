@@ -12,7 +12,7 @@ import torch
 from budjoule.calibration.fit import fit_profile, simulate
 from budjoule.calibration.load_levels import fit_load
 from budjoule.calibration.microbenchmarks import SUITE, Microbenchmark, Prepared, prepare
-from budjoule.calibration.notes import notes_on
+from budjoule.calibration.notes import missed_log, notes_on
 from budjoule.calibration.observation import Observation
 from budjoule.calibration.prior import prior_for
 from budjoule.calibration.reading import Reading, idle_w, least_disturbed
@@ -26,6 +26,7 @@ QUICK_S, FULL_S = 0.4, 4.5  # longest time of one microbenchmark [s]
 WARM = 1.2  # time that a microbenchmark takes with its warm-up, over that
 LEAST = 0.2  # share of its time that a microbenchmark gets even after slow ones
 ROUNDS = 3  # passes over the suite: what disturbs for seconds then spoils one round and not a reading
+SPOILT_LOG = float(np.log(2.0))  # error of the held-out steps at which a calibration is worth nothing
 NAME = "this-machine"
 
 Progress = Callable[[str, int, int], None]
@@ -52,6 +53,11 @@ class Calibration:
     validation: list[dict[str, Any]]
     load_model: LoadModel | None = None
     notes: tuple[str, ...]
+
+    @property
+    def spoilt(self) -> bool:
+        """The held-out steps are off by a factor of two and more, as where others kept the machine busy: no better than none."""
+        return missed_log(self.validation) > SPOILT_LOG
 
 
 def calibrate(

@@ -39,6 +39,11 @@ def notes_on(
     return tuple(notes)
 
 
+def missed_log(validation: Sequence[Mapping[str, Any]]) -> float:
+    """How far the times of the held-out steps are off, as a mean of logarithms; 0 where there are none."""
+    return float(np.mean([abs(np.log1p(row["time_error_frac"])) for row in validation])) if validation else 0.0
+
+
 def _unmeasured(readings: Mapping[str, Reading]) -> str:
     without = [name for name, reading in readings.items() if reading.energy_j is None]
     if not without:
@@ -91,7 +96,7 @@ def _heat(readings: Mapping[str, Reading], kind: str) -> str:
 
 def _misses(validation: Sequence[Mapping[str, Any]]) -> str:
     errors = [row["time_error_frac"] for row in validation]
-    if not errors or np.mean(np.abs(np.log1p(errors))) <= WRONG_LOG:
+    if missed_log(validation) <= WRONG_LOG:
         return ""
     said = " and ".join(f"{100 * error:+.0f} %" for error in errors)
     return f"the times of the held-out training steps are wrong by {said}: the interval is wide for it; a full run on an idle machine does better"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from budjoule.calibration.microbenchmarks import Prepared
+from budjoule.calibration.microbenchmarks import PRODUCT, Prepared
 from budjoule.calibration.observation import Observation
 from budjoule.calibration.reading import Conditions, Meters, Reading, read_step
 from budjoule.calibration.this_gpu import CORES_PER_UNIT, Board, this_gpu
@@ -84,7 +84,14 @@ class Target:
             properties = torch.cuda.get_device_properties(0)
             return this_gpu(properties, like=like, dram_bytes_per_s=bandwidth, idle_w=idle_w, board=self.board)
         drawn_w = max((o.energy_j / o.duration_s for o in observations.values() if o.energy_j), default=None)
-        return this_machine(threads=self.cores, dram_bytes_per_s=bandwidth, idle_w=idle_w, drawn_w=drawn_w)
+        products = [o for name, o in observations.items() if name.startswith(PRODUCT.name)]
+        return this_machine(
+            threads=self.cores,
+            dram_bytes_per_s=bandwidth,
+            idle_w=idle_w,
+            drawn_w=drawn_w,
+            product_flop_per_s={o.workload.precision: o.workload.flop / o.duration_s for o in products},
+        )
 
 
 def target_for(base: DeviceProfile) -> Target:

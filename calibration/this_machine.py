@@ -1,6 +1,7 @@
 """This machine's datasheet: what `/proc`, `/sys` and psutil say of its processor, with what they do not say named as assumed."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from budjoule.energy.meters.sysfs import read_number, read_text, sysfs_root
 FLOP_PER_CLOCK = (("avx512f", 64), ("fma", 32), ("avx", 16), ("asimd", 16), ("neon", 16))
 # Zen 4 splits each 512-bit multiply-add over its 256-bit pipes: Software Optimization Guide for the AMD Zen4 Microarchitecture, 57647.
 HALF_AVX512 = ("AuthenticAMD", "25")
+# bf16 FLOP over fp32 FLOP a clock: AMX tiles do 1024; pairs of bf16 in each lane. Intel's optimization manual, 248966.
+BF16_OVER_FP32 = (("amx_bf16", 16), ("avx512_bf16", 2))
 ASSUMED_W_PER_CORE = 8.0
 ASSUMED_IDLE_FRAC = 0.12
+BEST_FRAC = 0.95  # share of the peak that no large product passes
 HEADROOM = 1.1  # an unknown power limit over the most that was drawn, at full clock
 ASSUMED_LIMIT = f"power limit {ASSUMED_W_PER_CORE:g} W a core, or what the heaviest microbenchmark draws"
 
@@ -40,6 +44,7 @@ def this_machine(
     dram_bytes_per_s: float,
     idle_w: float | None = None,
     drawn_w: float | None = None,
+    product_flop_per_s: Mapping[str, float] | None = None,
     cpuinfo: Path = Path("/proc/cpuinfo"),
 ) -> ThisMachine:
     """Describe the processor.
@@ -49,6 +54,7 @@ def this_machine(
         dram_bytes_per_s: Bandwidth that a large copy reached. [B/s]
         idle_w: Power at rest, where a counter told it. [W]
         drawn_w: The most it drew, where a counter told it: its limit is no lower. [W]
+        product_flop_per_s: Rate that a large product reached, by precision: virtual machines tell a clock that is too low.
         cpuinfo: Where the processor's flags are listed.
     """
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
@@ -61,6 +67,21 @@ def this_machine(
     if clock_hz is None:
         clock_hz = 3e9
         assumed.append("clock 3 GHz")
+    bf16 = next((factor for flag, factor in BF16_OVER_FP32 if flag in flags), 1)
+    flop_per_clock = {
+        "fp32": per_clock,
+        "bf16": bf16 * per_clock,
+        "fp16": per_clock,
+        "int8": 2 * per_clock,
+        "fp64": per_clock / 2,
+    }
+    rates = product_flop_per_s or {}
+    # of bf16 only what a flag told is known
+    reached = (rates[p] / flop_per_clock[p] for p in ("fp32", "bf16") if p in rates and (p == "fp32" or bf16 > 1))
+    least_hz = max(reached, default=0.0) / threads / BEST_FRAC
+    if least_hz > clock_hz:
+        assumed.append(f"clock {least_hz / 1e9:.2f} GHz, without which its products would pass their peak")
+        clock_hz = least_hz
     cache_bytes = _last_cache_bytes()
     if cache_bytes is None:
         cache_bytes = 2e6 * threads
@@ -72,19 +93,12 @@ def this_machine(
     if idle_w is None:
         idle_w = ASSUMED_IDLE_FRAC * limit_w
         assumed.append(f"idle power {100 * ASSUMED_IDLE_FRAC:.0f} % of the limit")
-    half = 2 if "avx512_bf16" in flags or "amx_bf16" in flags else 1
     spec = DeviceSpec(
         kind="cpu",
         units=threads,
         lanes=max(1, per_clock // 4),
         clock_hz=clock_hz,
-        flop_per_clock={
-            "fp32": per_clock,
-            "bf16": half * per_clock,
-            "fp16": per_clock,
-            "int8": 2 * per_clock,
-            "fp64": per_clock / 2,
-        },
+        flop_per_clock=flop_per_clock,
         dram_bytes_per_s=dram_bytes_per_s,
         cache_bytes=cache_bytes,
         memory_bytes=float(psutil.virtual_memory().total),

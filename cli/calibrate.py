@@ -22,7 +22,9 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write here; default is this user's profile 'this-machine'.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the output file, or a good profile by a bad one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Fit a device profile to this machine from a few small workloads."""
@@ -36,18 +38,26 @@ def calibrate(
     except KeyboardInterrupt:
         note(f"interrupted: nothing was saved, and {path} {'is as it was' if path.exists() else 'was not written'}")
         raise typer.Exit(INTERRUPTED) from None
+    _show(made, path, as_json)
+    if made.spoilt and path.exists() and not force:
+        raise RunError(
+            f"the held-out steps are off by a factor of two and more: {path} is as it was (--force replaces it)"
+        )
     made.profile.save(path)
     if made.load_model is not None and output is None:
         note(f"wrote {save_load_model(made.load_model)}: power against load, for where the counter cannot be read")
-    if as_json:
-        print_json(_document(made, path))
-    else:
-        from budjoule.energy.reports.calibration import render_calibration
-
-        render_calibration(made.prior, made.profile, made.validation, made.notes, result_console())
     note(f"wrote {path}")
     name = "this-machine" if output is None else path
     note(f"next: budjoule profile MODEL --input SHAPE --mode training --device {name}")
+
+
+def _show(made: "Calibration", path: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(made, path))
+        return
+    from budjoule.energy.reports.calibration import render_calibration
+
+    render_calibration(made.prior, made.profile, made.validation, made.notes, result_console())
 
 
 def _check_writable(path: Path, *, force: bool) -> None:

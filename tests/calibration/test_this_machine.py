@@ -83,3 +83,24 @@ def test_assumed_power_limit_allows_what_was_drawn(
     machine = describe(drawn_w=drawn_w)
     assert machine.spec.power_limit_w == pytest.approx(limit_w)
     assert ASSUMED_LIMIT in machine.assumed
+
+
+@pytest.mark.parametrize(
+    ("flags", "fp32", "bf16", "clock_hz"),
+    [
+        ("fma", 300e9, 300e9, 2.5e9),  # four threads of 32 FLOP a clock reach 320 GFLOP/s at most
+        ("fma", 380e9, 300e9, 380e9 / 4 / 32 / 0.95),
+        ("fma", 300e9, 900e9, 2.5e9),  # a unit that no flag names
+        ("fma avx512_bf16", 300e9, 900e9, 900e9 / 4 / 64 / 0.95),
+        ("avx512f amx_bf16 avx512_bf16", 300e9, 5e12, 2.5e9),
+    ],
+)
+def test_a_clock_is_no_lower_than_its_products_need(
+    tmp_path: Path, describe: Callable[..., ThisMachine], flags: str, fp32: float, bf16: float, clock_hz: float
+) -> None:
+    top = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"
+    top.parent.mkdir(parents=True)
+    top.write_text("2500000\n")
+    machine = describe(flags=flags, product_flop_per_s={"fp32": fp32, "bf16": bf16})
+    assert machine.spec.clock_hz == pytest.approx(clock_hz)
+    assert any("pass their peak" in text for text in machine.assumed) == (clock_hz > 2.5e9)

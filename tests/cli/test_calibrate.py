@@ -125,6 +125,24 @@ def test_interruption_leaves_the_old_profile(
     assert sorted(tmp_path.rglob("*")) == files
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_spoilt_calibration_replaces_no_profile_unless_forced(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], force: bool
+) -> None:
+    made = simulated()
+    rows = [{**row, "time_error_frac": -0.7} for row in made.validation]
+    spoilt = replace(made, validation=rows, profile=replace(made.profile, title="spoilt"))
+    monkeypatch.setattr("budjoule.calibration.calibrate.calibrate", lambda **_: spoilt)
+    assert run() == 0  # where there is none, a bad one with its wide interval is better
+    monkeypatch.setattr("budjoule.calibration.calibrate.calibrate", lambda **_: made)
+    assert run() == 0
+    monkeypatch.setattr("budjoule.calibration.calibrate.calibrate", lambda **_: spoilt)
+    capfd.readouterr()
+    assert run(*(["--force"] if force else [])) == (0 if force else 1)
+    assert ("is as it was" in capfd.readouterr().err) != force
+    assert bj.load_profile("this-machine").title == ("spoilt" if force else "simulated")
+
+
 @pytest.fixture
 def never(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     def ran(**_: object) -> Calibration:
