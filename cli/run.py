@@ -90,6 +90,7 @@ def run(
         path = ledger or Path(folder) / "run.db"
         budget_j = None if budget is None else joules(budget)
         with Ledger.open(path, budget_j=budget_j, floor_frac=battery_floor, **_period(per)) as books:
+            books.settle_abandoned()
             guard = Guard(
                 books,
                 grace_s=grace_s,

@@ -183,7 +183,12 @@ def test_a_killed_guard_takes_the_command_with_it_and_its_joules_count_as_spent(
     with Ledger.open(ledger) as books:
         (left,) = books.abandoned()
         assert books.reserved_j == left.upper_j > 0
-        assert books.spent_j + books.reserved_j + books.remaining_j == pytest.approx(1000)
+        counted_j = books.spent_j + books.reserved_j
+        assert counted_j + books.remaining_j == pytest.approx(1000)
+    assert budjoule(counter, "--ledger", str(ledger), "--", "true").returncode == 0
+    with Ledger.open(ledger) as books:
+        assert books.abandoned() == []
+        assert books.spent_j == pytest.approx(counted_j, abs=1)
 
 
 def test_a_training_script_that_knows_nothing_of_budgets_is_stopped(counter: Path) -> None:

@@ -212,6 +212,34 @@ def test_rolling_over_commits_and_holds_at_once(ledger):
     assert_sum(ledger)
 
 
+def test_entries_of_one_transaction_stand_or_fall_together_with_the_callers_rows(ledger):
+    with ledger.transaction() as cursor:
+        cursor.execute("CREATE TABLE sent (frame TEXT)")
+        ledger.reserve(10, "uplink").commit(4)
+        cursor.execute("INSERT INTO sent VALUES ('first')")
+    held = ledger.reserve(20)
+
+    def broken_off():
+        with ledger.transaction() as cursor:
+            held.commit(20)
+            cursor.execute("INSERT INTO sent VALUES ('second')")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken_off()
+    assert (ledger.spent_j, ledger.reserved_j) == (4, 20)
+    with ledger.transaction() as cursor:
+        assert cursor.execute("SELECT frame FROM sent").fetchall() == [("first",)]
+        with pytest.raises(BudgetExhausted):
+            ledger.roll_over(held, 5, 92)
+        with pytest.raises(BudgetExhausted):
+            ledger.reserve(90)
+        assert ledger.reserved_j == 20  # a refusal inside takes back its own part only, and the rest goes on
+        held.commit(5)
+    assert (ledger.spent_j, ledger.reserved_j) == (9, 0)
+    assert_sum(ledger)
+
+
 def test_a_closed_ledger_says_so(ledger):
     reservation = ledger.reserve(1)
     ledger.close()

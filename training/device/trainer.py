@@ -120,8 +120,7 @@ class DeviceTrainer:
         self._hot = False
         with ledger.transaction() as cursor:
             self._state = load(cursor, bench.layout)
-            for left in ledger.abandoned():  # a crash left them, and nobody measured less
-                left.commit(left.upper_j)
+        ledger.settle_abandoned()
 
     @property
     def numbers(self) -> Numbers:

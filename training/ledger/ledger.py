@@ -151,8 +151,15 @@ class Ledger(Account):
         actual_nj = nanojoules(actual_j, "the committed energy")
         state = self._look()
         with self._books.transaction() as cursor:
-            self._book(cursor, reservation.id, actual_nj, measured, None)
-            return self._hold(cursor, wanted, state)
+            cursor.execute("SAVEPOINT roll_over")  # of its own: the caller's transaction may go on after a refusal
+            try:
+                self._book(cursor, reservation.id, actual_nj, measured, None)
+                return self._hold(cursor, wanted, state)
+            except BaseException:
+                cursor.execute("ROLLBACK TO roll_over")
+                raise
+            finally:
+                cursor.execute("RELEASE roll_over")
 
     def transaction(self) -> AbstractContextManager[sqlite3.Cursor]:
         """Entries that are written together or not at all, and with them what the cursor writes into the caller's own tables.
@@ -184,6 +191,16 @@ class Ledger(Account):
         rows = self._books.read("SELECT id, process FROM reservation WHERE account = ?", (self._key,))
         gone = {identity for identity, process in rows if process is not None and not still_runs(process)}
         return [reservation for reservation in self.open_reservations() if reservation.id in gone]
+
+    def settle_abandoned(self) -> float:
+        """Commit what crashes left at its upper bound, for whoever has no meter that would say less; the joules. [J]
+
+        Until then it counts as spent just the same, in every period anew.
+        """
+        left = self.abandoned()
+        for reservation in left:
+            reservation.commit(reservation.upper_j)
+        return sum(reservation.upper_j for reservation in left)
 
     def reservation(self, identity: int) -> Reservation:
         """An open reservation by its number, for a run that resumes.
