@@ -23,7 +23,7 @@ def fit_population(
         runs: Observations of each device.
         starts_from: The prior of each device, from the literature.
         common: The prior of a device without runs; its spec is what the common profile's figures refer to.
-        provenance: What to record about each device's runs.
+        provenance: What to record about each device's runs, and about what they have in common.
 
     Source: the predictive distribution of one more group of a multilevel model, Gelman and Hill, 2007, chapter 12.
     """
@@ -49,6 +49,7 @@ def fit_population(
             "pooled_with": sorted(runs),
             "source": "what the fitted devices have in common: a prior for fit_profile, to be given with a new device's spec",
             "runs": "none of its own",
+            **(provenance or {}).get(common.name, {}),
         },
     )
     return profiles

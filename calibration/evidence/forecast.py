@@ -13,7 +13,10 @@ from budjoule.energy.device import DeviceSpec, load_profile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """A device without runs: its datasheet and the fitted device it is closest to."""
+    """A device without runs: its datasheet, and the fitted device it shares a chip or cores with, else what such devices have in common.
+
+    The accuracy benchmark forecasts each fitted device from what the others have in common (`0 of its runs`).
+    """
 
     title: str
     nearest: str
@@ -98,7 +101,7 @@ FORECASTS = {
     ),
     "quadro-rtx-6000": Forecast(
         title="NVIDIA Quadro RTX 6000 24 GB (Turing)",
-        nearest="v100-pcie-32gb",
+        nearest="gpu-generic",
         source="NVIDIA Quadro RTX 6000 datasheet (2018) and Turing architecture white paper: 72 SMs of 64 lanes beside integer lanes, 1.77 GHz boost, GDDR6 at 672 GB/s; idle power with the memory at full clock assumed",
         spec=DeviceSpec(
             kind="gpu",
@@ -133,7 +136,7 @@ FORECASTS = {
     ),
     "jetson-agx-xavier-cpu": Forecast(
         title="NVIDIA Jetson AGX Xavier, CPU (8 x Carmel)",
-        nearest="jetson-agx-orin-cpu",
+        nearest="arm-board-generic",
         source="NVIDIA Jetson AGX Xavier datasheet (2018): 8 Carmel (Armv8.2) cores at 2.26 GHz, LPDDR4X at 137 GB/s, 4 MB of L3; idle power of the board assumed",
         spec=DeviceSpec(
             kind="cpu",
