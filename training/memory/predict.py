@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import BudjouleError, UsageError
 from budjoule.training.memory.footprint import Footprint
+from budjoule.training.memory.lean import apply
+from budjoule.training.memory.plan import LayerPlan
 from budjoule.training.memory.step import Step, parts
 from budjoule.training.memory.watch import KINDS, Watch
 
@@ -25,6 +27,8 @@ def footprint(
     optimizer: str = "sgd",
     micro_batch: int | None = None,
     in_backward: bool = False,
+    layers: Mapping[str, LayerPlan] | None = None,
+    block_bytes: int = 0,
 ) -> Footprint:
     """What one training step of a model holds at its peak.
 
@@ -42,6 +46,8 @@ def footprint(
         optimizer: sgd, sgd-momentum, adam or adamw.
         micro_batch: Examples that go through the model at once; all by default.
         in_backward: Each parameter is updated inside the backward pass.
+        layers: What of the model is trained and how the rest is kept, of a `Plan`; as the model says by default.
+        block_bytes: How much of what is kept as bytes or signs may be floats at once, of a `Plan`. [B]
 
     Raises:
         UsageError: The model does not train on these inputs.
@@ -53,10 +59,13 @@ def footprint(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    model = _without_data(model, fake).train()
-    batch = _faked((inputs, labels), fake)
-    if micro_batch is not None:  # the second micro-batch finds gradients waiting, and the next ones are like it
-        batch = next(parts(batch, 2 * micro_batch))
+    model = without_data(model, fake).train()
+    if layers is not None:
+        with fake:
+            apply(model, layers, block_bytes=block_bytes)
+    batch = faked((inputs, labels), fake)
+    if micro_batch is not None:  # one is like the other, but for the gradients that wait from the second one on
+        batch = next(parts(batch, micro_batch))
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = Step(
         parameters,
@@ -68,7 +77,7 @@ def footprint(
     )
     try:
         with fake:
-            return _watched(model, parameters, batch, step, optimizer)
+            return _watched(model, parameters, batch, step, waiting=micro_batch is not None and not in_backward)
     except BudjouleError:
         raise
     except Exception as error:
@@ -101,16 +110,20 @@ def mean_loss(model: "nn.Module", inputs: Any, labels: Any, *, loss: Loss | None
     return value.mean()
 
 
-def _watched(model: "nn.Module", parameters: "list[nn.Parameter]", batch: Any, step: Step, optimizer: str) -> Footprint:
-    """Two steps, the second of which finds the optimizer's state where a real one would."""
+def _watched(model: "nn.Module", parameters: "list[nn.Parameter]", batch: Any, step: Step, *, waiting: bool) -> Footprint:
+    """A step that finds the optimizer's state, and gradients of earlier micro-batches, where a real one would."""
     import torch
     from torch.utils._pytree import tree_leaves
 
     watch = Watch(leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
     watch.hold([*model.parameters(), *model.buffers()], "weights")
-    if optimizer != "sgd":
+    if step.has_state:
         step(batch)
         watch.hold(step.state(), "state")
+    if waiting:
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+        watch.hold([p.grad for p in parameters if p.grad is not None], "gradients")
     for parameter in parameters:  # a gradient that was used inside backward is gone by now
         parameter.register_post_accumulate_grad_hook(
             lambda p: watch.tag(p.grad, "gradients") if p.grad is not None else None
@@ -122,7 +135,7 @@ def _watched(model: "nn.Module", parameters: "list[nn.Parameter]", batch: Any, s
     return Footprint(**{f"{kind}_bytes": watch.peak_bytes[kind] for kind in KINDS})
 
 
-def _without_data(model: "nn.Module", fake: Any) -> "nn.Module":
+def without_data(model: "nn.Module", fake: Any) -> "nn.Module":
     """A copy of the model whose parameters and buffers are fake; tied ones stay tied."""
     from itertools import chain
 
@@ -140,7 +153,8 @@ def _without_data(model: "nn.Module", fake: Any) -> "nn.Module":
     return copy.deepcopy(model, memo)
 
 
-def _faked(batch: Any, fake: Any) -> Any:
+def faked(batch: Any, fake: Any) -> Any:
+    """A batch whose tensors are fake."""
     import torch
     from torch.utils._pytree import tree_map
 

@@ -48,6 +48,7 @@ class Step:
         self._loss = loss
         self._micro_batch = micro_batch
         self._in_backward = in_backward
+        self.has_state = optimizer != "sgd"
         groups = [[p] for p in parameters] if in_backward else [list(parameters)]
         self._updates = [Update(optimizer, group, learning_rate) for group in groups]
         self._hooks: list[Any] = []
