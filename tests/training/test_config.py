@@ -48,7 +48,6 @@ def test_unknown_key_names_the_nearest(document: dict[str, object], nearest: str
 @pytest.mark.parametrize(
     "override",
     [
-        "training.memory=64 kB",
         "task.data=text:folder",
         "task.model=text",
     ],

@@ -38,13 +38,24 @@ class BlockCosts:
         example: One input and its label, from which batches are shaped. Shapes (1, ...) and (1,).
         optimizer: Name of the optimizer.
         local_steps: Steps in a block.
+        micro_batch: Examples that go through the model at once; all of a batch by default. Adding their gradients up is
+            charged like an optimizer's step each.
     """
 
-    def __init__(self, model: "nn.Module", example: "Tensor", *, optimizer: str, local_steps: int) -> None:
+    def __init__(
+        self,
+        model: "nn.Module",
+        example: "Tensor",
+        *,
+        optimizer: str,
+        local_steps: int,
+        micro_batch: int | None = None,
+    ) -> None:
         self._model = model
         self._example = example
         self._optimizer = optimizer
         self._local_steps = local_steps
+        self._micro_batch = micro_batch
         self._workload = lru_cache(maxsize=None)(self._trace)
         self.cost = lru_cache(maxsize=None)(self._cost)
 
@@ -72,10 +83,12 @@ class BlockCosts:
         """
         from budjoule.energy.predict import predict
 
-        step = predict(self._workload(batch_size, precision), device=device)
+        size = min(self._micro_batch or batch_size, batch_size)
+        passes = self._local_steps * -(-batch_size // size)
+        step = predict(self._workload(size, precision), device=device)
         return BlockCost(
-            energy_j=max(step.energy_j - step.idle_energy_j, 0.0) * self._local_steps,
-            energy_high_j=max(step.energy_high_j - step.idle_energy_j, 0.0) * self._local_steps,
+            energy_j=max(step.energy_j - step.idle_energy_j, 0.0) * passes,
+            energy_high_j=max(step.energy_high_j - step.idle_energy_j, 0.0) * passes,
             idle_w=step.idle_energy_j / step.duration_s,
-            duration_s=step.duration_s * self._local_steps,
+            duration_s=step.duration_s * passes,
         )

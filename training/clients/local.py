@@ -14,6 +14,8 @@ import numpy as np
 from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Layout, Vector, layout_of
 from budjoule.training.config.config import Training
+from budjoule.training.memory.lean import lean, whole_state
+from budjoule.training.memory.plan import MemoryPlan
 from budjoule.training.memory.step import Step
 
 if TYPE_CHECKING:
@@ -30,20 +32,33 @@ class Workbench:
     Args:
         model: Float32 module that maps inputs to class scores; taken over.
         training: The local block.
+        memory: What of it is trained, and how, so that it fits a device's memory; all of it by default.
+        frugal: Keep within the plan's memory, as a device must. Without, a batch goes through the model at once where the
+            plan would add up its micro-batches' gradients, which is the same sum in less time.
 
     Attributes:
         layout: Names and shapes of what is trained and sent: parameters first, then float buffers such as batch
-            norm's running statistics, which travel like weights.
+            norm's running statistics, which travel like weights. Where single channels are trained, the name says which.
     """
 
-    def __init__(self, model: "nn.Module", training: Training) -> None:
+    def __init__(
+        self, model: "nn.Module", training: Training, *, memory: MemoryPlan | None = None, frugal: bool = False
+    ) -> None:
         import torch
 
-        self._model = model
+        self._whole = model
+        self._model = model = model if memory is None else lean(model, memory, keep=not frugal)
         self._training = training
+        inside = memory is not None and memory.in_backward
+        self._in_backward = inside
+        self._micro_batch = memory.micro_batch if memory is not None and (frugal or inside) else None
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        buffers = [(name, b) for name, b in model.named_buffers() if b.dtype == torch.float32]
-        self.layout: Layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in (*trained, *buffers)])
+        kept = model.state_dict()
+        buffers = [(name, b) for name, b in model.named_buffers() if b.dtype == torch.float32 and name in kept]
+        label = {} if memory is None else memory.labels
+        self.layout: Layout = layout_of(
+            [(name + label.get(name, ""), tuple(tensor.shape)) for name, tensor in (*trained, *buffers)]
+        )
         self._flat = torch.cat([tensor.detach().reshape(-1) for _, tensor in (*trained, *buffers)])
         self._parameters = [p for _, p in trained]
         start = 0
@@ -75,6 +90,10 @@ class Workbench:
     def values(self) -> Vector:
         """A copy of the present weights. Shape (layout.size,)."""
         return self._flat.numpy().copy()
+
+    def state_dict(self) -> "dict[str, Tensor]":
+        """The present weights by the names and shapes of the model that was given, whatever of it is trained."""
+        return whole_state(self._whole, self._model)
 
     def load(self, values: Vector) -> None:
         """Set the weights. Shape (layout.size,)."""
@@ -143,7 +162,14 @@ class Workbench:
             return torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, part[1])
 
         rate = self._training.learning_rate * rate_frac
-        step = Step(self._parameters, loss, optimizer=self._training.optimizer, learning_rate=rate)
+        step = Step(
+            self._parameters,
+            loss,
+            optimizer=self._training.optimizer,
+            learning_rate=rate,
+            micro_batch=self._micro_batch,
+            in_backward=self._in_backward,
+        )
         step.load_state(state)
         try:
             for batch in self._batches(len(labels), plan, rng):

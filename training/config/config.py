@@ -14,6 +14,7 @@ from typing import Any
 
 from budjoule.energy.errors import UsageError
 from budjoule.training.config.config_keys import KEYS, whole
+from budjoule.training.memory.limit import MemoryLimit
 from budjoule.training.server.combinations import check_combinations
 from budjoule.training.server.methods import METHODS
 
@@ -69,7 +70,7 @@ class Training:
     batch_size: int
     local_steps: int
     logit_adjustment: bool
-    memory: str
+    memory: MemoryLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from budjoule.energy.units import show
 from budjoule.training.memory.contribution import Contribution, contributions
 from budjoule.training.memory.footprint import Footprint
 from budjoule.training.memory.knapsack import best_items
-from budjoule.training.memory.plan import LayerPlan, Plan, signs_scale
+from budjoule.training.memory.plan import LayerPlan, MemoryPlan, signs_scale
 from budjoule.training.memory.predict import Loss, footprint
 from budjoule.training.memory.step import examples
 from budjoule.training.memory.structure import owners
@@ -28,7 +28,7 @@ _PROBE_STEPS = 50
 _ROUNDS = 6  # of choosing anew with a better idea of what is transient
 _SLACK_FRAC = 0.03  # of the limit that may stay unused
 _ENOUGH_FRAC = 0.99  # of the contribution within reach: then the quicker way is taken
-_BLOCK_BYTES = 2048  # of stored weights that are floats at once, at least
+_BLOCKS = 16  # in which the largest layer's stored weights become floats, at most: each is a few kernels more
 _STATE_FLOATS = {"sgd": 0, "sgd-momentum": 1, "adam": 2, "adamw": 2}
 
 
@@ -52,7 +52,7 @@ def plan(
     learning_rate: float = 0.05,
     probe: Iterable[Any] | None = None,
     seed: int | None = None,
-) -> Plan:
+) -> MemoryPlan:
     """Choose what of a model to train so that a training step fits a memory limit and the loss falls fastest.
 
     Args:
@@ -91,21 +91,21 @@ def plan(
         seed=seed or 0,
     )
     search = _Search(model, inputs, labels, loss=loss, optimizer=optimizer, random=random, worth=worth)
-    search.block_bytes = max(_BLOCK_BYTES, int(min(memory_bytes, 2**40)) // 8)
     everything = sum(float(c.channels.sum()) + c.bias for c in worth.values())
     full = footprint(model, inputs, labels, loss=loss, optimizer=optimizer)
     found = search.best(memory_bytes)
     if found is None:
         raise UsageError(search.refusal(memory_bytes))
     way, layers, size, value = found
-    return Plan(
+    block_bytes, size = search.largest_block(way, layers, size, memory_bytes)
+    return MemoryPlan(
         layers=layers,
         batch_size=search.batch,
         micro_batch=way.micro_batch,
         in_backward=way.in_backward,
         optimizer=optimizer,
         seed=seed or 0,
-        block_bytes=search.block_bytes,
+        block_bytes=block_bytes,
         memory_bytes=memory_bytes,
         footprint=size,
         full=full,
@@ -150,9 +150,11 @@ class _Search:
         self.batch = examples((inputs, labels))
         self._model, self._inputs, self._labels, self._loss = model, inputs, labels, loss
         self._optimizer, self._worth = optimizer, worth
-        self.block_bytes = _BLOCK_BYTES
         self._owned = owners(model)
+        stored = [4 * owner.module.weight.numel() for owner in self._owned.values() if owner.choosable]  # type: ignore[operator]
+        self._most_block_bytes = max(stored, default=0)
         self._stages: dict[int, list[Stage]] = {}
+        self._leasts: dict[Way, Footprint] = {}
         self._random = random
 
     def ways(self) -> list[list[Way]]:
@@ -175,19 +177,37 @@ class _Search:
         return ways
 
     def best(self, limit: float) -> Found | None:
-        """The plan of the quickest way among those whose contribution comes close to the best."""
-        ways = self.ways()
-        found = [self._fit(group[0], limit) for group in ways]
-        most = max((item[3] for item in found if item is not None), default=0.0)
-        for group, leanest in zip(ways, found, strict=True):
-            if leanest is None or leanest[3] < _ENOUGH_FRAC * most:
-                continue
-            for way in reversed(group[1:]):
-                item = self._fit(way, limit)
-                if item is not None and item[3] >= _ENOUGH_FRAC * most:
-                    return item
-            return leanest
-        return None
+        """The plan of the quickest way whose contribution comes close to the best, which the smallest micro-batch gives."""
+        *larger, smallest = self.ways()
+        leanest = self._fit(smallest[0], limit)
+        if leanest is None:
+            return None
+        enough = _ENOUGH_FRAC * leanest[3]
+        for group in (*larger, smallest):
+            for way in reversed(group):
+                if self._hope(way, group[0], limit) >= enough:
+                    found = self._fit(way, limit)
+                    if found is not None and found[3] >= enough:
+                        return found
+        return leanest
+
+    def _hope(self, way: Way, leanest: Way, limit: float) -> float:
+        """What could be trained if no more were transient than in training as little as can be in the leanest way."""
+        chosen = self._choose(way, limit - self._transient(leanest))
+        return 0.0 if chosen is None else sum(item.value for item in chosen[0])
+
+    def largest_block(
+        self, way: Way, layers: Mapping[str, LayerPlan], size: Footprint, limit: float
+    ) -> tuple[int, Footprint]:
+        """The fewest blocks in which stored weights can become floats within the limit, and the footprint then."""
+        blocks = 1
+        while blocks < _BLOCKS:
+            block_bytes = -(-self._most_block_bytes // blocks)
+            found = self._footprint(way, layers, block_bytes=block_bytes)
+            if found.peak_bytes <= limit:
+                return block_bytes, found
+            blocks *= 2
+        return self._most_block_bytes // _BLOCKS, size
 
     def refusal(self, limit: float) -> str:
         """Why nothing fits, and what would: the cheapest thing to train in the leanest way."""
@@ -200,16 +220,20 @@ class _Search:
 
     def _least(self, way: Way) -> Footprint:
         """The footprint of training as little as can be: the last bias."""
-        stages = self._survey(way)
-        last = max(range(len(stages)), key=lambda i: (stages[i].bias_numel > 0, i))
-        item = _Item(stage=last, channel=-1 if stages[last].bias_numel else 0, value=1.0, size_bytes=0.0)
-        return self._footprint(way, self._layers(way, [item]))
+        if way not in self._leasts:
+            stages = self._survey(way)
+            last = max(range(len(stages)), key=lambda i: (stages[i].bias_numel > 0, i))
+            item = _Item(stage=last, channel=-1 if stages[last].bias_numel else 0, value=1.0, size_bytes=0.0)
+            self._leasts[way] = self._footprint(way, self._layers(way, [item]))
+        return self._leasts[way]
+
+    def _transient(self, way: Way) -> float:
+        """What the least holds beside its weights. [B]"""
+        return self._least(way).peak_bytes - self._resident_bytes(way)
 
     def _fit(self, way: Way, limit: float) -> Found | None:
         """The best plan in one way that fits exactly: what is left to items is narrowed down until it does."""
-        if self._least(way).peak_bytes > limit:
-            return None
-        low, high, room = 0.0, limit, limit
+        low, high, room = 0.0, limit, limit - self._transient(Way(micro_batch=way.micro_batch, packed=True))
         best: Found | None = None
         for _ in range(_ROUNDS):
             taken = self._choose(way, room)
@@ -260,9 +284,7 @@ class _Search:
                 for channel, value in enumerate(worth.channels)
             ]
             if stage.bias_numel:
-                items.append(
-                    _Item(stage=place, channel=-1, value=worth.bias, size_bytes=stage.bias_numel * waiting)
-                )
+                items.append(_Item(stage=place, channel=-1, value=worth.bias, size_bytes=stage.bias_numel * waiting))
         return [item for item in items if item.value > 0]
 
     def _layers(self, way: Way, items: Sequence[_Item]) -> dict[str, LayerPlan]:
@@ -288,7 +310,9 @@ class _Search:
 
     def _entry_bytes(self, way: Way, stage: Stage) -> float:
         """What a weight takes while it is not trained. [B]"""
-        return {"floats": 4.0, "bytes": 1.0, "signs": 1 / 8}[self._storage(way, stage.name) if stage.choosable else "floats"]
+        return {"floats": 4.0, "bytes": 1.0, "signs": 1 / 8}[
+            self._storage(way, stage.name) if stage.choosable else "floats"
+        ]
 
     def _resident_bytes(self, way: Way) -> float:
         """Weights and buffers while nothing is trained. [B]"""
@@ -303,7 +327,7 @@ class _Search:
             )
         return self._stages[way.micro_batch]
 
-    def _footprint(self, way: Way, layers: Mapping[str, LayerPlan]) -> Footprint:
+    def _footprint(self, way: Way, layers: Mapping[str, LayerPlan], *, block_bytes: int | None = None) -> Footprint:
         return footprint(
             self._model,
             self._inputs,
@@ -313,5 +337,5 @@ class _Search:
             micro_batch=way.micro_batch if way.micro_batch < self.batch else None,
             in_backward=way.in_backward,
             layers=layers,
-            block_bytes=self.block_bytes,
+            block_bytes=self._most_block_bytes // _BLOCKS if block_bytes is None else block_bytes,
         )

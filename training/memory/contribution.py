@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _GROUPS = 16  # owners that are frozen together in a model of many, so that a probe costs at most 17 short runs
+_LEAST_FRAC = 1e-3  # of a mean channel's share, for one that did not move in the probe: it may yet
 _FLOOR_FRAC = 0.1  # of the whole fall is shared out evenly: a layer that others can replace is still worth something
 
 
@@ -104,7 +105,9 @@ def _run(
 
     model = copy.deepcopy(model).train()
     if frozen:
-        whole = {n: LayerPlan(channels=(*range(o.inputs),), inputs=o.inputs, bias=True) for n, o in owners(model).items()}
+        whole = {
+            n: LayerPlan(channels=(*range(o.inputs),), inputs=o.inputs, bias=True) for n, o in owners(model).items()
+        }
         apply(model, whole | dict(frozen), seed=seed, block_bytes=2**30, keep=True)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     before = {name: p.detach().clone() for name, p in parameters.items()}
@@ -137,5 +140,6 @@ def _shares(moved: Mapping[str, Any], owned: Mapping[str, Owner]) -> dict[str, C
                 bias += float(distance.sum())
             else:
                 channels += distance.sum([d for d in range(distance.dim()) if d != 1]).numpy()
-        shares[name] = Contribution(channels=channels, bias=bias)
+        least = _LEAST_FRAC * (float(channels.sum()) + bias + 1e-12) / owner.inputs
+        shares[name] = Contribution(channels=channels + least, bias=bias + least if owner.choosable else 0.0)
     return shares

@@ -46,11 +46,13 @@ class Convolution:
 
     def back(self, grad: Tensor, w: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The input's gradient."""
-        return self._backward(grad, grad.new_empty(1).expand(shape), w, (True, False, False))[0]
+        found: Tensor = self._backward(grad, grad.new_empty(1).expand(shape), w, (True, False, False))[0]
+        return found
 
     def slope(self, grad: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """The weights' gradient."""
-        return self._backward(grad, x, w, (False, True, False))[1]
+        found: Tensor = self._backward(grad, x, w, (False, True, False))[1]
+        return found
 
     def _backward(self, grad: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, ...]) -> Any:
         where = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
@@ -167,7 +169,8 @@ class MaskedRelu(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         """The gradient where the input was positive."""
-        return grad * unpack_bits(ctx.saved_tensors[0], grad.numel()).view(grad.shape), None
+        positive = unpack_bits(ctx.saved_tensors[0], grad.numel()).view(grad.shape)
+        return grad.masked_fill(positive.logical_not_(), 0.0), None
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -175,13 +178,15 @@ def pack_bits(mask: Tensor) -> Tensor:
     flat = mask.view(torch.uint8)
     if short := -flat.shape[-1] % 8:
         flat = torch.nn.functional.pad(flat, (0, short))
-    return (flat.view(*flat.shape[:-1], -1, 8) * _bits(flat)).sum(-1, dtype=torch.uint8)
+    return (flat.view(*flat.shape[:-1], -1, 8) * bit_values(flat)).sum(-1, dtype=torch.uint8)
 
 
-def unpack_bits(packed: Tensor, count: int) -> Tensor:
-    """What `pack_bits` was given, `count` booleans along the last dimension."""
-    return (packed.unsqueeze(-1) & _bits(packed)).view(*packed.shape[:-1], -1)[..., :count] != 0
+def unpack_bits(packed: Tensor, count: int, values: Tensor | None = None) -> Tensor:
+    """What `pack_bits` was given, `count` booleans along the last dimension; `values` saves making `bit_values` anew."""
+    bits = bit_values(packed) if values is None else values
+    return (packed.unsqueeze(-1) & bits).view(*packed.shape[:-1], -1)[..., :count] != 0
 
 
-def _bits(like: Tensor) -> Tensor:
+def bit_values(like: Tensor) -> Tensor:
+    """What each bit of a byte counts. Shape (8,)."""
     return 2 ** torch.arange(8, dtype=torch.uint8, device=like.device)

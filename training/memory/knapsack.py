@@ -38,7 +38,7 @@ def best_items(values: Sequence[float], sizes: Sequence[float], room: float) -> 
 
 def _densest(value: NDArray[np.float64], size: NDArray[np.float64], room: float) -> NDArray[np.bool_]:
     taken = np.zeros(len(value), bool)
-    for i in np.argsort(-value / size, kind="stable"):
+    for i in np.argsort(-value / np.maximum(size, 1e-9 * room), kind="stable"):
         if size[i] <= room:
             taken[i] = True
             room -= size[i]

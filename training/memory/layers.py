@@ -11,7 +11,7 @@ from budjoule.training.memory.storage import Bytes, Floats, Signs, seeded_signs
 
 
 class PartLayer(nn.Module):
-    """A dense or convolution layer of which some input channels' weights are trained, or none.
+    """A dense or convolution layer of which some input channels' weights are trained, or none, but not all.
 
     Args:
         layer: The layer it stands for.
@@ -53,9 +53,11 @@ class PartLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the layer would give."""
         flat = x.reshape(-1, x.shape[-1]) if self._dense else x
-        y: Tensor = PartlyTrained.apply(
-            flat, self.weight, self.bias, self._product, self.storage.frozen(), self.chosen, self.rest
-        )
+        frozen = self.storage.frozen()
+        with torch.autocast("cpu", enabled=False):  # floats, as the plan counts them
+            y: Tensor = PartlyTrained.apply(  # type: ignore[no-untyped-call]
+                flat.float(), self.weight, self.bias, self._product, frozen, self.chosen, self.rest
+            )
         return y.view(*x.shape[:-1], y.shape[-1]) if self._dense else y
 
     def whole_weight(self) -> Tensor:
@@ -78,10 +80,10 @@ class BitRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """max(x, 0)."""
-        y: Tensor = MaskedRelu.apply(x, self._in_place)
+        y: Tensor = MaskedRelu.apply(x, self._in_place)  # type: ignore[no-untyped-call]
         return y
 
 
 def _convolution(layer: nn.Conv2d) -> Convolution:
     padding: Any = layer.padding
-    return Convolution(stride=layer.stride, padding=padding, dilation=layer.dilation, groups=layer.groups)  # type: ignore[arg-type]
+    return Convolution(stride=layer.stride, padding=padding, dilation=layer.dilation, groups=layer.groups)

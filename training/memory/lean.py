@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.memory.plan import LayerPlan, Plan
+from budjoule.training.memory.plan import LayerPlan, MemoryPlan
 from budjoule.training.memory.structure import owners
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def lean(model: "nn.Module", plan: Plan, *, keep: bool = False) -> "nn.Module":
+def lean(model: "nn.Module", plan: MemoryPlan, *, keep: bool = False) -> "nn.Module":
     """A copy of a model in which exactly what the plan says is trained, and little is kept for it.
 
     Its parameters have the model's names; one of which some channels are trained holds those channels only.
@@ -51,7 +51,8 @@ def apply(
         for kind, parameter in module.named_parameters(recurse=False):
             trained = layer.bias if kind == "bias" and owned[name].choosable else layer.whole
             parameter.requires_grad_(parameter.requires_grad and trained)
-    _bit_relus(model)
+    if not all(layer.whole and layer.bias for layer in layers.values()):
+        _bit_relus(model)  # where all is trained, the next layer keeps a ReLU's output anyway
 
 
 def whole_state(model: "nn.Module", trained: "nn.Module") -> "dict[str, Tensor]":

@@ -46,5 +46,7 @@ def memory_limit(value: Any) -> MemoryLimit:
         return MemoryLimit(share_frac=share)
     size = size_bytes(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
     if not 0 < size < math.inf:
-        raise UsageError(f"{value!r} is no memory limit; write a size such as '64 kB', a share such as '10 %', or 'none'")
+        raise UsageError(
+            f"{value!r} is no memory limit; write a size such as '64 kB', a share such as '10 %', or 'none'"
+        )
     return MemoryLimit(size_bytes=size)

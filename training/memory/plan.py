@@ -1,4 +1,4 @@
-"""The `Plan` noun: what of a model is trained, how the rest is kept, and in which steps, so that a training step fits."""
+"""The `MemoryPlan` noun: what of a model is trained, how the rest is kept, and in which steps, so that a training step fits."""
 
 import math
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ def signs_scale(weight: Any) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class MemoryPlan:
     """How a model is trained within a memory limit; plain data, the same for every device that follows it.
 
     Args:
@@ -96,12 +96,17 @@ class Plan:
         """How much less than full training that is."""
         return 1.0 - self.footprint.peak_bytes / self.full.peak_bytes
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """What to add to a weight's name where some of its channels are trained, such as `[:,0-3,7]`."""
+        return {f"{name}.weight": f"[:,{layer.label}]" for name, layer in self.layers.items() if layer.label}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Plan":
+    def from_dict(cls, data: Mapping[str, Any]) -> "MemoryPlan":
         """What `to_dict` gave."""
         layers = {
             name: LayerPlan(**{**layer, "channels": tuple(layer["channels"])}) for name, layer in data["layers"].items()

@@ -46,8 +46,8 @@ def footprint(
         optimizer: sgd, sgd-momentum, adam or adamw.
         micro_batch: Examples that go through the model at once; all by default.
         in_backward: Each parameter is updated inside the backward pass.
-        layers: What of the model is trained and how the rest is kept, of a `Plan`; as the model says by default.
-        block_bytes: How much of what is kept as bytes or signs may be floats at once, of a `Plan`. [B]
+        layers: What of the model is trained and how the rest is kept, of a `MemoryPlan`; as the model says by default.
+        block_bytes: How much of what is kept as bytes or signs may be floats at once, of a `MemoryPlan`. [B]
 
     Raises:
         UsageError: The model does not train on these inputs.
@@ -110,7 +110,9 @@ def mean_loss(model: "nn.Module", inputs: Any, labels: Any, *, loss: Loss | None
     return value.mean()
 
 
-def _watched(model: "nn.Module", parameters: "list[nn.Parameter]", batch: Any, step: Step, *, waiting: bool) -> Footprint:
+def _watched(
+    model: "nn.Module", parameters: "list[nn.Parameter]", batch: Any, step: Step, *, waiting: bool
+) -> Footprint:
     """A step that finds the optimizer's state, and gradients of earlier micro-batches, where a real one would."""
     import torch
     from torch.utils._pytree import tree_leaves

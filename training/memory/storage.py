@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from budjoule.training.memory.functions import Frozen, pack_bits, unpack_bits
+from budjoule.training.memory.functions import Frozen, bit_values, pack_bits, unpack_bits
 
 _MIX = (0x7FEB352D, 0x046CA68B)
 _WORD = 0xFFFFFFFF
@@ -58,7 +58,8 @@ class Bytes(nn.Module):
         return Frozen(rows=self._rows, count=len(self.bytes), block=self._block)
 
     def _rows(self, a: int, b: int) -> Tensor:
-        return (self.bytes[a:b] * self.scale[a:b, None]).view(b - a, *self._shape)
+        # A product of bytes and floats would hold the floats twice.
+        return self.bytes[a:b].float().mul_(self.scale[a:b, None]).view(b - a, *self._shape)
 
 
 class Signs(nn.Module):
@@ -72,10 +73,12 @@ class Signs(nn.Module):
     """
 
     bits: Tensor
+    values: Tensor
 
     def __init__(self, weight: Tensor, *, scale: float, block_bytes: int, keep: bool) -> None:
         super().__init__()
         self.register_buffer("bits", pack_bits(weight.reshape(len(weight), -1) > 0), persistent=False)
+        self.register_buffer("values", bit_values(self.bits), persistent=False)
         self._scale = scale
         self._shape = tuple(weight.shape[1:])
         self._block = max(1, block_bytes // (4 * prod(self._shape)))
@@ -89,7 +92,7 @@ class Signs(nn.Module):
         return Frozen(rows=self._rows, count=len(self.bits), block=self._block)
 
     def _rows(self, a: int, b: int) -> Tensor:
-        up = unpack_bits(self.bits[a:b], prod(self._shape))
+        up = unpack_bits(self.bits[a:b], prod(self._shape), self.values)
         return torch.where(up, self._scale, -self._scale).view(b - a, *self._shape)
 
 

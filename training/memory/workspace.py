@@ -11,6 +11,7 @@ from typing import Any
 
 _BLOCK = 16  # channels
 _DEPTHWISE_SCRATCH = 256  # copies of the weights' gradient, where channels come last
+_STRIDED_SCRATCH = 36888  # bytes, of the input's gradient behind a stride; some shapes take twice as much
 _SMALL_IMAGE = 20480  # elements of a single input up to which im2col is taken (ATen/native/Convolution.cpp)
 
 
@@ -89,23 +90,24 @@ def _forward(x: Any, w: Any, y: Any, stride: Any, groups: int) -> int:
 
 def _backward(grad: Any, x: Any, w: Any, stride: Any, groups: int, wanted: Any) -> int:
     inputs, weights = bool(wanted[0]), bool(wanted[1])
-    if _uses_im2col(x, w, stride, groups):
-        columns = _columns(w, stride, grad.shape) if weights else 0
-        return _bytes(x) * inputs + _bytes(w) * weights + columns
     if _channels_last(x):
         depthwise = groups > 1 and groups == x.shape[1]
         return _bytes(x) * inputs + (2 + _DEPTHWISE_SCRATCH * depthwise) * _bytes(w) * weights
+    dense = 0 if x.is_contiguous() else _bytes(x)  # it is copied even where only its shape is needed
+    if _uses_im2col(x, w, stride, groups):
+        columns = _columns(w, stride, grad.shape) if weights else 0
+        return dense + _bytes(x) * inputs + _bytes(w) * weights + columns
+    dense += 0 if grad.is_contiguous() else _bytes(grad)
     gradient, most = _blocked(grad, 1), 0
     if inputs:
         strided = groups == 1 and any(n > 1 for n in stride)
         back = _bytes(x) if strided else _blocked(x, 1)
-        most = max(
-            gradient + (_blocked(w, 0, 1) if groups == 1 else _bytes(w)) + back, back + _bytes(x) * (1 + strided)
-        )
+        copies = gradient + (_blocked(w, 0, 1) if groups == 1 else _bytes(w)) + back
+        most = max(copies + _STRIDED_SCRATCH * strided, back + _bytes(x) * (1 + strided))
     if weights:
         copies = sum(_reordered(x, w, groups))
         most = max(most, _bytes(x) * inputs + gradient + copies)
-    return most
+    return dense + most
 
 
 def _recurrent(name: str, args: tuple[Any, ...], result: Any) -> int:

@@ -18,6 +18,9 @@ from budjoule.training.ledger.entries import CAUSES
 from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.links.link_state import parse_link_state
 from budjoule.training.links.links import load_link
+from budjoule.training.memory.cohort import cohort_plan
+from budjoule.training.memory.lean import lean
+from budjoule.training.memory.plan import MemoryPlan
 from budjoule.training.memory.predict import footprint
 from budjoule.training.schedulers import make_scheduler
 from budjoule.training.server.combine import parse_aggregate
@@ -52,7 +55,8 @@ class Parts:
         initial: Its first weights. Shape (layout.size,).
         terms: What is the same for all clients.
         costs: What local blocks cost.
-        peak_memory_bytes: The most that a client's training step holds. [B]
+        memory: What clients train under their memory limit; `None` where they train everything.
+        full_memory_bytes: The most that a training step holds when it trains everything. [B]
     """
 
     config: Config
@@ -63,7 +67,8 @@ class Parts:
     initial: Vector
     terms: Terms
     costs: BlockCosts
-    peak_memory_bytes: int
+    memory: MemoryPlan | None
+    full_memory_bytes: int
 
     @classmethod
     def of(cls, config: Config) -> "Parts":
@@ -88,11 +93,18 @@ class Parts:
         shards = Shards(data, parts, priors=training.logit_adjustment)
         model = build_model(config.task.model, data.inputs[:2], data.classes, config.seed)
         batch = min(training.batch_size, max(len(part) for part in parts))
-        peak = footprint(model, data.inputs[:batch], data.labels[:batch], optimizer=training.optimizer)
-        costs = BlockCosts(model, data.inputs[:1], optimizer=training.optimizer, local_steps=training.local_steps)
+        full = footprint(model, data.inputs[:batch], data.labels[:batch], optimizer=training.optimizer)
+        memory = cohort_plan(model, data, training, training.memory, full=full, batch=batch, seed=config.seed)
+        costs = BlockCosts(
+            model if memory is None else lean(model, memory),
+            data.inputs[:1],
+            optimizer=training.optimizer,
+            local_steps=training.local_steps,
+            micro_batch=None if memory is None else memory.micro_batch,
+        )
         for device in config.fleet.device_shares:
             costs.cost(device, batch)  # an unknown device or an untraceable model is known now
-        bench = Workbench(model, training)
+        bench = Workbench(model, training, memory=memory)
         cohort = min(config.server.cohort, config.fleet.clients)
         setup_down, setup_up = setup_bytes(cohort) if config.privacy.secure_aggregation else (0, 0)
         terms = Terms(
@@ -117,7 +129,8 @@ class Parts:
             initial=bench.values(),
             terms=terms,
             costs=costs,
-            peak_memory_bytes=peak.peak_bytes,
+            memory=memory,
+            full_memory_bytes=full.peak_bytes,
         )
 
     def record(self, checkpoint: "Checkpoint", folder: Path) -> Record:
@@ -180,7 +193,8 @@ class Parts:
             "overspent_clients": sum(row["overspent_j"] > 0 for row in by_client),
             "uplink_bytes": totals.uplink_bytes,
             "downlink_bytes": totals.downlink_bytes,
-            "peak_memory_bytes": self.peak_memory_bytes,
+            "peak_memory_bytes": self.full_memory_bytes if self.memory is None else self.memory.peak_bytes,
+            "full_memory_bytes": self.full_memory_bytes,
             "simulated_duration_s": simulator.now_s,
             "wall_duration_s": totals.wall_duration_s,
             "stopped_by": simulator.stopped or "budget",
@@ -206,7 +220,7 @@ class Parts:
         import torch
 
         self.bench.load(simulator.server.state.average)
-        state = {name: tensor.detach().clone() for name, tensor in self.bench.model.state_dict().items()}
+        state = self.bench.state_dict()
         try:
             torch.save(state, path)
         except (OSError, RuntimeError) as error:
