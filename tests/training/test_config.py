@@ -119,7 +119,7 @@ def test_a_document_loads_to_itself(name: str | None) -> None:
 def test_staleness_defaults_to_the_methods_own_and_an_explicit_one_wins() -> None:
     assert load_config({"server": {"method": "fedbuff"}}).server.staleness == "polynomial"
     assert load_config({"server": {"method": "fedavg"}}).server.staleness == "constant"
-    assert load_config({}).server.staleness == "age-variance"
+    assert load_config({}).server.staleness == "polynomial"
     assert load_config({"server": {"method": "fedbuff", "staleness": "constant"}}).server.staleness == "constant"
 
 

@@ -230,7 +230,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "buffer_size": Key(10, whole(1, 1_000_000), "buffer_size"),
         "learning_rate": Key(1.0, number(0, 1e3, open_low=True), "learning_rate"),
         "average": Key(0.9, number(0, 0.999999), "average"),
-        "staleness": Key("age-variance", choice(*STALENESS), "staleness"),
+        "staleness": Key("polynomial", choice(*STALENESS), "staleness"),
         "broadcast": Key([], names, "broadcast"),
         "aggregate": Key("mean", text, "aggregate"),
         "deadline": Key(

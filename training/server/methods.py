@@ -135,5 +135,7 @@ METHODS: dict[str, Method] = {
     "budjoule": Method(
         weigh=by_staleness_and_gap,
         weigh_privately=lambda arrivals, staleness: by_staleness_and_gap(arrivals, staleness) / GAP_CAP**0.5,
+        # Not by variance: an update that carries many blocks is long and strays, and would lose what its gap gives it.
+        staleness="polynomial",
     ),
 }
