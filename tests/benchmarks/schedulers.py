@@ -18,15 +18,18 @@ from budjoule.training.schedulers import SCHEDULERS, Level, Offer, make_schedule
 from budjoule.training.schedulers.oracle import oracle, worth
 
 BUDGETS = (0.02, 0.05, 0.15, 0.5)
-STATES = ("constant", "two-state:8", "two-state:8:20 min", "diurnal:8:4 h", "adversarial:8")
+STATES = ("constant", "two-state:8", "two-state:8:20 min", "diurnal:8:4 h", "adversarial:8", "busy:5 min")
 SLOT_S = 60.0
 
 
 def prices_j(link_name: str, state: str, size_bytes: int, seed: int, slots: int) -> tuple[np.ndarray, float]:
     """What a send would cost in each slot, and at the worst. [J]"""
     link, link_state = load_link(link_name), parse_link_state(state, seed=seed, client=0)
-    rates = [link_state.rate_frac(SLOT_S * slot) for slot in range(slots)]
-    prices = [link.uplink_energy_j(size_bytes, rate_bit_per_s=rate * link.rate_up_bit_per_s) for rate in rates]
+    prices = []
+    for now_s in np.arange(slots) * SLOT_S:
+        rate = link_state.rate_frac(now_s) * link.rate_up_bit_per_s
+        tail_s = max(0.0, link_state.other_traffic_s(now_s) + link.tail_s - now_s)
+        prices.append(link.uplink_energy_j(size_bytes, rate_bit_per_s=rate, tail_paid_s=tail_s))
     return np.array(prices), link.uplink_upper_j(size_bytes, lowest_rate_frac=link_state.lowest_rate_frac)
 
 

@@ -130,9 +130,8 @@ def flush(offer: Offer, among: list[int]) -> int | None:
 
 
 def may_train(offer: Offer) -> bool:
-    """Whether another local block may run: it and the largest send after it must both be paid for."""
-    largest_j = max(level.energy_upper_j for level in offer.levels)
-    return offer.left_j >= offer.block_j + max(largest_j, offer.reserve_j)
+    """Whether another local block may run: it and a send after it must both be paid for."""
+    return offer.left_j >= offer.block_j + max(offer.price_j, offer.reserve_j)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
