@@ -18,7 +18,9 @@ def calibrate(
     device: Annotated[
         str, typer.Option("--device", help="Profile to start from; a GPU's profile calibrates the GPU.")
     ] = "cpu-generic",
-    quick: Annotated[bool, typer.Option("--quick", help="At most 30 s, with wider intervals.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About half a minute, on a GPU a whole one, with wider intervals.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write here; default is this user's profile 'this-machine'.")
     ] = None,
