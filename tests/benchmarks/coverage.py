@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import tempfile
 import time
@@ -277,7 +278,9 @@ def main() -> None:
     if options.rows:
         options.rows.write_text(json.dumps(rows, indent=1))
     report(rows)
-    print(f"{time.perf_counter() - started:.0f} s")
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_s = sum(each.ru_utime + each.ru_stime for each in used)
+    print(f"{time.perf_counter() - started:.0f} s with {options.jobs} at a time, {cpu_s:.0f} s of processor time")
 
 
 if __name__ == "__main__":
