@@ -14,8 +14,8 @@ import numpy as np
 from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Layout, Vector, layout_of
 from budjoule.training.config.config import Training
-from budjoule.training.memory.lean import lean, whole_state
-from budjoule.training.memory.plan import MemoryPlan
+from budjoule.training.memory.lean_model import lean, whole_state
+from budjoule.training.memory.memory_plan import MemoryPlan
 from budjoule.training.memory.step import Step
 
 if TYPE_CHECKING:

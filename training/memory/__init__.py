@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from budjoule.training.memory.choose import plan
-    from budjoule.training.memory.footprint import Footprint
-    from budjoule.training.memory.lean import lean, whole_state
-    from budjoule.training.memory.plan import MemoryPlan
+    from budjoule.training.memory.lean_model import lean, whole_state
+    from budjoule.training.memory.memory_plan import MemoryPlan
+    from budjoule.training.memory.peak import Footprint
     from budjoule.training.memory.predict import footprint
     from budjoule.training.memory.step import Step
 
 _HOME = {
-    "Footprint": "footprint",
-    "MemoryPlan": "plan",
+    "Footprint": "peak",
+    "MemoryPlan": "memory_plan",
     "Step": "step",
     "footprint": "predict",
-    "lean": "lean",
+    "lean": "lean_model",
     "plan": "choose",
-    "whole_state": "lean",
+    "whole_state": "lean_model",
 }
 
 __all__ = ["Footprint", "MemoryPlan", "Step", "footprint", "lean", "plan", "whole_state"]

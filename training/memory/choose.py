@@ -13,9 +13,9 @@ import numpy as np
 from budjoule.energy.errors import UsageError
 from budjoule.energy.units import show
 from budjoule.training.memory.contribution import Contribution, contributions
-from budjoule.training.memory.footprint import Footprint
 from budjoule.training.memory.knapsack import best_items
-from budjoule.training.memory.plan import LayerPlan, MemoryPlan, signs_scale
+from budjoule.training.memory.memory_plan import LayerPlan, MemoryPlan, signs_scale
+from budjoule.training.memory.peak import Footprint
 from budjoule.training.memory.predict import Loss, footprint
 from budjoule.training.memory.step import examples
 from budjoule.training.memory.structure import owners

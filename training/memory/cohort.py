@@ -6,9 +6,9 @@ import numpy as np
 
 from budjoule.training.config.config import Training
 from budjoule.training.memory.choose import plan
-from budjoule.training.memory.footprint import Footprint
 from budjoule.training.memory.limit import MemoryLimit
-from budjoule.training.memory.plan import MemoryPlan
+from budjoule.training.memory.memory_plan import MemoryPlan
+from budjoule.training.memory.peak import Footprint
 from budjoule.training.task.data import Data
 
 if TYPE_CHECKING:

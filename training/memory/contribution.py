@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.memory.lean import apply
-from budjoule.training.memory.plan import LayerPlan, signs_scale
+from budjoule.training.memory.lean_model import apply
+from budjoule.training.memory.memory_plan import LayerPlan, signs_scale
 from budjoule.training.memory.predict import Loss, mean_loss
 from budjoule.training.memory.structure import Owner, owners
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from budjoule.training.memory.functions import Convolution, Dense, MaskedRelu, PartlyTrained
-from budjoule.training.memory.plan import LayerPlan
+from budjoule.training.memory.memory_plan import LayerPlan
 from budjoule.training.memory.storage import Bytes, Floats, Signs, seeded_signs
 
 

@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import BudjouleError, UsageError
-from budjoule.training.memory.footprint import Footprint
-from budjoule.training.memory.lean import apply
-from budjoule.training.memory.plan import LayerPlan
-from budjoule.training.memory.step import Step, parts
+from budjoule.training.memory.lean_model import apply
+from budjoule.training.memory.memory_plan import LayerPlan
+from budjoule.training.memory.peak import Footprint
+from budjoule.training.memory.step import Step, examples, parts
 from budjoule.training.memory.watch import KINDS, Watch
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def footprint(
         with fake:
             apply(model, layers, block_bytes=block_bytes)
     batch = faked((inputs, labels), fake)
+    several = micro_batch is not None and micro_batch < examples(batch)
     if micro_batch is not None:  # one is like the other, but for the gradients that wait from the second one on
         batch = next(parts(batch, micro_batch))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -77,7 +78,7 @@ def footprint(
     )
     try:
         with fake:
-            return _watched(model, parameters, batch, step, waiting=micro_batch is not None and not in_backward)
+            return _watched(model, parameters, batch, step, waiting=several and not in_backward)
     except BudjouleError:
         raise
     except Exception as error:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from budjoule.training.memory.lean import apply
-from budjoule.training.memory.plan import LayerPlan
+from budjoule.training.memory.lean_model import apply
+from budjoule.training.memory.memory_plan import LayerPlan
 from budjoule.training.memory.predict import Loss, faked, mean_loss, without_data
 from budjoule.training.memory.step import parts
 from budjoule.training.memory.structure import owners

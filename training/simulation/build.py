@@ -19,8 +19,8 @@ from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.links.link_state import parse_link_state
 from budjoule.training.links.links import load_link
 from budjoule.training.memory.cohort import cohort_plan
-from budjoule.training.memory.lean import lean
-from budjoule.training.memory.plan import MemoryPlan
+from budjoule.training.memory.lean_model import lean
+from budjoule.training.memory.memory_plan import MemoryPlan
 from budjoule.training.memory.predict import footprint
 from budjoule.training.schedulers import make_scheduler
 from budjoule.training.server.combine import parse_aggregate

@@ -9,8 +9,8 @@ from budjoule.training.clients.local import one_thread
 from budjoule.training.memory.allocator import allocator_peak_bytes
 from budjoule.training.memory.choose import plan
 from budjoule.training.memory.contribution import contributions
-from budjoule.training.memory.lean import lean
-from budjoule.training.memory.plan import MemoryPlan
+from budjoule.training.memory.lean_model import lean
+from budjoule.training.memory.memory_plan import MemoryPlan
 from budjoule.training.memory.predict import mean_loss
 from budjoule.training.memory.step import Step
 from budjoule.training.task.models import build_model

@@ -6,7 +6,7 @@ from torch import nn
 
 from budjoule.training.memory.functions import MaskedRelu, pack_bits, unpack_bits
 from budjoule.training.memory.layers import PartLayer
-from budjoule.training.memory.plan import LayerPlan
+from budjoule.training.memory.memory_plan import LayerPlan
 
 CONV = nn.Conv2d(6, 10, 3, stride=2, padding=1)
 STRIPED = nn.Conv2d(6, 10, (3, 1), dilation=2, bias=False)

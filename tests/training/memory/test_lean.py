@@ -10,8 +10,8 @@ from torch import nn
 
 from budjoule.energy.errors import UsageError
 from budjoule.training.memory.choose import plan
-from budjoule.training.memory.lean import lean, whole_state
-from budjoule.training.memory.plan import MemoryPlan
+from budjoule.training.memory.lean_model import lean, whole_state
+from budjoule.training.memory.memory_plan import MemoryPlan
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(4) % 10

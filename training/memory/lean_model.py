@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.memory.plan import LayerPlan, MemoryPlan
+from budjoule.training.memory.memory_plan import LayerPlan, MemoryPlan
 from budjoule.training.memory.structure import owners
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from budjoule.training.memory.footprint import Footprint
+from budjoule.training.memory.peak import Footprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
