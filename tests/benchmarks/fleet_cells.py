@@ -1,0 +1,199 @@
+"""What the fleet benchmark runs: the cells, the methods and ablations with their tuned settings, and the tuning grid.
+
+Every run trains as many local tasks (`TASKS`), so that methods are compared after equal computing; a method's own clock,
+joules and bytes are what differ. The targets were fixed from FedAvg's accuracy on the tuning seeds before anything else ran.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from budjoule.training.config.config import load_config
+from budjoule.training.config.config_keys import KEYS
+
+SEEDS = (0, 1, 2, 3, 4)
+TUNING_SEED = 100
+TASKS, TUNING_TASKS = 1500, 1000
+TARGETS = {"dirichlet:0.1": (0.70, 0.76), "dirichlet:0.5": (0.76, 0.80), "iid": (0.76, 0.80)}
+IN_FLIGHT = 100  # of the methods without rounds
+
+Document = dict[str, dict[str, Any]]
+
+WORLD: Document = {
+    "task": {"data": "fashion-mnist", "model": "conv"},
+    "fleet": {
+        "device": {"raspberry-pi-5": 0.7, "jetson-orin-nano": 0.3},
+        "link": "wifi-2012",
+        "straggler_slowdown": [5.0, 20.0],
+        "dropout_frac": 0.05,
+        "awake_frac": 0.9,
+    },
+    "budget": {"energy": "none", "horizon": "1000 h"},
+    "training": {"local_steps": 8, "batch_size": 16},
+    "schedule": {"slot": "none"},
+    "stop": {"target_accuracy_frac": "none", "duration": "none"},
+}
+
+
+def over(below: Document, above: Document) -> Document:
+    """One document laid over another, key by key."""
+    merged = {section: dict(keys) if isinstance(keys, dict) else keys for section, keys in below.items()}
+    for section, keys in above.items():
+        merged[section] = {**merged.get(section, {}), **keys} if isinstance(keys, dict) else keys
+    return merged
+
+
+def _cells() -> dict[str, list[Document]]:
+    """Groups of cells; `main` is run first, `grid` is all of the issue's grid."""
+
+    def cell(clients: int, stragglers: float, partition: str) -> Document:
+        return {"task": {"partition": partition}, "fleet": {"clients": clients, "straggler_frac": stragglers}}
+
+    sizes, shares, partitions = (10, 50, 100, 500), (0.0, 0.3, 0.6, 0.9), ("iid", "dirichlet:0.1", "dirichlet:0.5")
+    grid = [cell(*key) for key in product(sizes, shares, partitions)]
+    return {
+        "main": [cell(500, 0.9, "dirichlet:0.1"), cell(500, 0.9, "dirichlet:0.5")],
+        # Joules for about 20 tasks each on a link that changes: what the scheduler is for.
+        "scarce": [
+            over(
+                cell(500, 0.9, "dirichlet:0.1"),
+                {
+                    "fleet": {"link_state": "two-state:8"},
+                    "budget": {"energy": "40 J", "horizon": "2 h"},
+                    "schedule": {"slot": "20 s"},
+                },
+            )
+        ],
+        "lte": [over(cell(500, 0.9, "dirichlet:0.1"), {"fleet": {"link": "lte-2012"}})],
+        "margins": [cell(500, 0.0, "dirichlet:0.1"), cell(100, 0.9, "dirichlet:0.1"), cell(500, 0.9, "iid")],
+        "grid": grid,
+    }
+
+
+# A method: its preset, and what was tuned on the tuning seed (see `fleet.py grid`).
+_OURS: Document = {"preset": "budjoule", "server": {"buffer_size": 20}, "training": {"learning_rate": 0.1}}
+METHODS: dict[str, Document] = {
+    "fedavg": {"preset": "fedavg", "server": {"cohort": 10}, "training": {"learning_rate": 0.1}},
+    "fedavg-deadline": {"preset": "fedavg-deadline", "server": {"cohort": 20}, "training": {"learning_rate": 0.1}},
+    "fedbuff": {"preset": "fedbuff", "server": {"buffer_size": 20}, "training": {"learning_rate": 0.1}},
+    "ftte-style": {"preset": "ftte-style", "server": {"buffer_size": 20}, "training": {"learning_rate": 0.1}},
+    "budjoule": _OURS,
+    "budjoule - compression": {**_OURS, "update": {"compress": [], "error_feedback": False}},
+    "budjoule - error feedback": {**_OURS, "update": {"error_feedback": False}},
+    "budjoule - scheduler": {**_OURS, "schedule": {"policy": "every-block"}},
+    "budjoule - age": {**_OURS, "server": {"buffer_size": 20, "staleness": "constant"}},
+    "budjoule + variance": {**_OURS, "server": {"buffer_size": 20, "staleness": "age-variance"}},
+    # How much of the gain is the loss function's and the averaging's, which any method could have.
+    "fedbuff + loss": {
+        "preset": "fedbuff",
+        "server": {"buffer_size": 20, "average": 0.9},
+        "training": {"learning_rate": 0.1, "logit_adjustment": True},
+    },
+    "fedavg + loss": {
+        "preset": "fedavg",
+        "server": {"cohort": 10, "average": 0.9},
+        "training": {"learning_rate": 0.1, "logit_adjustment": True},
+    },
+}
+
+_GRID: dict[str, list[Document]] = {
+    "fedavg": [
+        *({"server": {"cohort": cohort}, "training": {"learning_rate": 0.1}} for cohort in (10, 20, 40)),
+        {"server": {"cohort": 20}, "training": {"learning_rate": 0.05}},
+    ],
+    "fedavg-deadline": [{"server": {"cohort": cohort}, "training": {"learning_rate": 0.1}} for cohort in (20, 40)],
+    "ftte-style": [
+        {"server": {"buffer_size": 20, "learning_rate": rate}, "training": {"learning_rate": 0.1}}
+        for rate in (0.3, 1.0)
+    ],
+    "budjoule": [
+        {"server": {"buffer_size": size}, "training": {"learning_rate": rate}}
+        for size, rate in ((20, 0.1), (20, 0.05), (10, 0.1))
+    ],
+    "fedbuff": [
+        *(
+            {"server": {"buffer_size": size, "learning_rate": rate}, "training": {"learning_rate": 0.1}}
+            for size, rate in ((10, 0.3), (20, 0.3), (20, 1.0), (50, 1.0))
+        ),
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run.
+
+    Args:
+        cell: What the fleet is like, in words.
+        method: A row of `METHODS`.
+        seed: Its seed.
+        settings: What the method sets beyond its cell.
+        document: The whole configuration.
+        command: The arguments of `fleet.py` that run it.
+    """
+
+    cell: str
+    method: str
+    seed: int
+    settings: Document
+    document: dict[str, Any]
+    command: str
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal configurations and seeds; what stands at its default does not count, so new keys change nothing."""
+        checked = load_config(self.document, seed=self.seed).document
+        said = {
+            f"{section}.{key}": value
+            for section, keys in checked.items()
+            if section in KEYS
+            for key, value in keys.items()
+            if value != KEYS[section][key].default
+        }
+        text = json.dumps({**said, "seed": self.seed}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _job(cell: Document, method: str, settings: Document, *, seed: int, tasks: int, command: str) -> Job:
+    """The run of a method in a cell; the versions are as many as the tasks make."""
+    document = over(over(WORLD, cell), settings)
+    server = document.setdefault("server", {})
+    clients = cell["fleet"]["clients"]
+    in_rounds = settings["preset"].startswith("fedavg")
+    server["cohort"] = min(server.get("cohort", IN_FLIGHT), clients)
+    per_version = server["cohort"] if in_rounds else min(server.setdefault("buffer_size", 10), clients)
+    document["stop"]["rounds"] = tasks // per_version
+    return Job(cell=name(cell), method=method, seed=seed, settings=settings, document=document, command=command)
+
+
+def name(cell: Document) -> str:
+    """A cell in words."""
+    fleet = cell["fleet"]
+    said = [fleet[key] for key in ("link", "link_state") if key in fleet] + list(cell.get("budget", {}).values())[:1]
+    return ", ".join(
+        [f"{fleet['clients']} clients", f"{fleet['straggler_frac']:.0%} stragglers", cell["task"]["partition"], *said]
+    )
+
+
+def jobs(groups: list[str], methods: list[str], seeds: tuple[int, ...]) -> Iterator[Job]:
+    """The runs of some groups of cells, seed by seed, so that a benchmark that is stopped has all methods alike."""
+    for group in groups:
+        for seed in seeds:
+            for cell in CELLS[group]:
+                for method in methods:
+                    command = f"run --cells {group} --methods {method}"
+                    yield _job(cell, method, METHODS[method], seed=seed, tasks=TASKS, command=command)
+
+
+def tuning_jobs() -> Iterator[Job]:
+    """The tuning grid, in the first of the main cells and on another seed."""
+    for method, rows in _GRID.items():
+        for settings in rows:
+            chosen = {"preset": METHODS[method]["preset"], **settings}
+            yield _job(CELLS["main"][0], method, chosen, seed=TUNING_SEED, tasks=TUNING_TASKS, command="tune")
+
+
+CELLS = _cells()
