@@ -1,7 +1,6 @@
 """What training each part of a model is worth: how much less the loss falls in a short probe when it stays frozen.
 
-Leaving one out sees what first-order measures miss: that others can make up for a layer. On the convolutional net of
-`README.md`, Fisher information puts the memory into a few channels of every layer and loses 6 points of accuracy more.
+Leaving one out sees what first-order measures such as Fisher information miss: that others can make up for a layer.
 """
 
 import copy

@@ -105,8 +105,8 @@ def _backward(grad: Any, x: Any, w: Any, stride: Any, groups: int, wanted: Any) 
         copies = gradient + (_blocked(w, 0, 1) if groups == 1 else _bytes(w)) + back
         most = max(copies + _STRIDED_SCRATCH * strided, back + _bytes(x) * (1 + strided))
     if weights:
-        copies = sum(_reordered(x, w, groups))
-        most = max(most, _bytes(x) * inputs + gradient + copies)
+        copies = max(gradient + sum(_reordered(x, w, groups)), _reordered(x, w, groups)[1] + _bytes(w))
+        most = max(most, _bytes(x) * inputs + copies)
     return dense + most
 
 
