@@ -38,6 +38,17 @@ def test_a_run_repeats_to_the_bit_and_follows_its_seed(small: dict[str, Any], ru
     assert one[0]["model_sha256"] != other[0]["model_sha256"]
 
 
+def test_a_run_does_not_depend_on_the_threads_it_is_offered(small: dict[str, Any], run_bits: Bits) -> None:
+    threads, found = torch.get_num_threads(), []
+    try:
+        for offered in (1, 4):
+            torch.set_num_threads(offered)
+            found.append(run_bits(small))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
 def test_the_record_adds_up(small: dict[str, Any], tmp_path: Path) -> None:
     overrides = ["fleet.awake_frac=0.25", "fleet.dropout_frac=0.2"]
     summary = train(small, output=tmp_path / "run", overrides=overrides).summary
