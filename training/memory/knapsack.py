@@ -21,7 +21,7 @@ def best_items(values: Sequence[float], sizes: Sequence[float], room: float) -> 
         sizes: What each item takes.
         room: What all may take.
 
-    >>> best_items([6, 10, 12], [1, 2, 3], 5).tolist()
+    >>> best_items([6, 10, 12], [1, 2, 2], 4).tolist()
     [False, True, True]
     """
     value, size = np.asarray(values, float), np.asarray(sizes, float)

@@ -53,8 +53,9 @@ def footprint(
         UsageError: The model does not train on these inputs.
 
     >>> import torch
-    >>> footprint(torch.nn.Linear(100, 10), torch.empty(4, 100), torch.zeros(4, dtype=torch.long)).gradients_bytes
-    4040
+    >>> made = footprint(torch.nn.Linear(100, 10), torch.empty(4, 100), torch.zeros(4, dtype=torch.long))
+    >>> made.weights_bytes, made.peak_bytes >= 2 * made.weights_bytes  # the weights, and as much again of gradients
+    (4040, True)
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
