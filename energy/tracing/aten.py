@@ -1,7 +1,7 @@
 """What is known of an aten overload before it runs, what one call of it costs, and how to make outputs like those it gave."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def op_cost(
     kwargs: Any,
     out: Any,
     *,
-    weights: set[int],
-    zeros: set[int],
+    weights: Container[int],
+    zeros: Container[int],
     fp32_products: str,
 ) -> OpCost:
     """What one call costs: the rule's numbers, and the bytes of its tensors where the rule gave none.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from budjoule.energy.errors import UsageError
@@ -43,8 +44,9 @@ class Recorder(TorchDispatchMode):
         self.costs: list[OpCost] = []
         self.index: dict[int, int] = {}
         self.notes: dict[str, None] = {}
-        self.weights: set[int] = set()
-        self.zeros: set[int] = set()
+        # by the storage's name, which no other storage gets while a weak reference to it lasts
+        self.weights: dict[int, StorageWeakRef] = {}
+        self.zeros: dict[int, StorageWeakRef] = {}
         self.stale: dict[int, Any] = {}  # storages of real tensors that data-less ones were written into, kept alive
         self.stack: list[str] = [""]
         self.sequence: list[int] = [0]  # autograd's sequence number at each change of module ...
@@ -58,7 +60,7 @@ class Recorder(TorchDispatchMode):
     def add_weights(self, weights: Iterable[torch.Tensor]) -> None:
         """Name the tensors whose bytes are weights."""
         for weight in weights:
-            self.weights.add(weight.untyped_storage()._cdata)
+            self.weights[weight.untyped_storage()._cdata] = StorageWeakRef(weight.untyped_storage())
             self.memory.hold(weight)
 
     def enter_module(self, name: str) -> None:
@@ -255,10 +257,10 @@ class Recorder(TorchDispatchMode):
         for t in (out,) if isinstance(out, torch.Tensor) else tensors(out):
             self.memory.hold(t)
             storage = storage_of(t)
-            if zeros:
-                self.zeros.add(storage)
+            if zeros and storage:
+                self.zeros[storage] = StorageWeakRef(t.untyped_storage())
             else:
-                self.zeros.discard(storage)
+                self.zeros.pop(storage, None)
 
     def _record(self, info: Func, args: Any, kwargs: Any, out: Any) -> None:
         """Count an op that ran for its values or is a view."""
