@@ -4,7 +4,7 @@ Each configuration is one run; its row of JSON goes to `tests/benchmarks/results
 benchmark can be stopped at any time, goes on where it was, and can be spread over shards. `tune` runs the grid of rates,
 cohorts and buffers on other seeds, into `fleet-tuning.jsonl`.
 
-    python tests/benchmarks/fleet.py run [--cells main] [--methods fedavg,budjoule] [--shard 1/2] [--limit-s 480]
+    python tests/benchmarks/fleet.py run [--cells main] [--methods "fedavg;budjoule"] [--shard 1/2] [--limit-s 480]
     python tests/benchmarks/fleet.py tune [--shard 1/2] [--limit-s 480]
     python tests/benchmarks/fleet.py table
     python tests/benchmarks/fleet.py grid
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "tune", "table", "grid"])
     parser.add_argument("--cells", default="main", help=f"comma list of {', '.join(CELLS)}")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=";".join(METHODS))
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--shard", default="1/1", help="which part of the configurations, as in 1/2")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="begin no run after so many seconds")
@@ -44,7 +44,7 @@ def main() -> None:
     elif options.what == "tune":
         run_missing(list(tuning_jobs()), RESULTS / "fleet-tuning.jsonl", options)
     else:
-        wanted = list(jobs(options.cells.split(","), options.methods.split(","), SEEDS[: options.seeds]))
+        wanted = list(jobs(options.cells.split(","), options.methods.split(";"), SEEDS[: options.seeds]))
         run_missing(wanted, RESULTS / "fleet.jsonl", options)
 
 
