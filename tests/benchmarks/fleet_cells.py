@@ -78,16 +78,16 @@ def _cells() -> dict[str, list[Document]]:
 # A method: its preset, and what was tuned on the tuning seed (see `fleet.py grid`).
 _OURS: Document = {"preset": "budjoule", "server": {"buffer_size": 10}, "training": {"learning_rate": 0.1}}
 METHODS: dict[str, Document] = {
-    "fedavg": {"preset": "fedavg", "server": {"cohort": 40}, "training": {"learning_rate": 0.1}},
-    "fedavg, thrifty": {"preset": "fedavg", "server": {"cohort": 10}, "training": {"learning_rate": 0.1}},
+    "fedavg": {"preset": "fedavg", "server": {"cohort": 40}, "training": {"learning_rate": 0.2}},
+    "fedavg, thrifty": {"preset": "fedavg", "server": {"cohort": 10}, "training": {"learning_rate": 0.2}},
     "fedavg-deadline": {
         "preset": "fedavg-deadline",
         "server": {"cohort": 40, "deadline": "24 s"},
-        "training": {"learning_rate": 0.1},
+        "training": {"learning_rate": 0.2},
     },
     "fedbuff": {
         "preset": "fedbuff",
-        "server": {"buffer_size": 10, "learning_rate": 0.3},
+        "server": {"buffer_size": 10, "learning_rate": 0.2},
         "training": {"learning_rate": 0.1},
     },
     "ftte-style": {
@@ -104,20 +104,21 @@ METHODS: dict[str, Document] = {
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
         "preset": "fedbuff",
-        "server": {"buffer_size": 10, "learning_rate": 0.3, "average": 0.9},
+        "server": {"buffer_size": 10, "learning_rate": 0.2, "average": 0.9},
         "training": {"learning_rate": 0.1, "logit_adjustment": True},
     },
     "fedavg + loss": {
         "preset": "fedavg",
         "server": {"cohort": 40, "average": 0.9},
-        "training": {"learning_rate": 0.1, "logit_adjustment": True},
+        "training": {"learning_rate": 0.2, "logit_adjustment": True},
     },
 }
 
 _GRID: dict[str, list[Document]] = {
     "fedavg": [
         *({"server": {"cohort": cohort}, "training": {"learning_rate": 0.1}} for cohort in (10, 20, 40)),
-        {"server": {"cohort": 20}, "training": {"learning_rate": 0.05}},
+        *({"server": {"cohort": 20}, "training": {"learning_rate": rate}} for rate in (0.05, 0.2)),
+        *({"server": {"cohort": cohort}, "training": {"learning_rate": 0.2}} for cohort in (10, 40)),
     ],
     "fedavg-deadline": [
         *({"server": {"cohort": cohort}, "training": {"learning_rate": 0.1}} for cohort in (20, 40)),
@@ -125,6 +126,7 @@ _GRID: dict[str, list[Document]] = {
             {"server": {"cohort": 40, "deadline": deadline}, "training": {"learning_rate": 0.1}}
             for deadline in ("12 s", "24 s")
         ),
+        {"server": {"cohort": 40, "deadline": "24 s"}, "training": {"learning_rate": 0.2}},
     ],
     "ftte-style": [
         {"server": {"buffer_size": 20, "learning_rate": rate}, "training": {"learning_rate": 0.1}}
@@ -146,7 +148,10 @@ _GRID: dict[str, list[Document]] = {
             {"server": {"buffer_size": size, "learning_rate": rate}, "training": {"learning_rate": 0.1}}
             for size, rate in ((10, 0.1), (10, 0.3), (20, 0.3), (20, 1.0), (50, 1.0))
         ),
-        {"server": {"buffer_size": 10, "learning_rate": 0.3}, "training": {"learning_rate": 0.05}},
+        *(
+            {"server": {"buffer_size": size, "learning_rate": server}, "training": {"learning_rate": rate}}
+            for size, server, rate in ((10, 0.3, 0.05), (10, 0.3, 0.2), (10, 0.2, 0.1), (10, 0.2, 0.2), (50, 1.0, 0.05), (50, 0.5, 0.1))
+        ),
     ],
 }
 
