@@ -34,7 +34,8 @@ class Workbench:
         training: The local block.
         memory: What of it is trained, and how, so that it fits a device's memory; all of it by default.
         frugal: Keep within the plan's memory, as a device must. Without, a batch goes through the model at once where the
-            plan would add up its micro-batches' gradients, which is the same sum in less time.
+            plan would take micro-batches: where their gradients add up it is the same sum, and where each updates the
+            weights inside its backward pass it is the same to first order in the rate; in less time.
 
     Attributes:
         layout: Names and shapes of what is trained and sent: parameters first, then float buffers such as batch
@@ -49,9 +50,8 @@ class Workbench:
         self._whole = model
         self._model = model = model if memory is None else lean(model, memory, keep=not frugal)
         self._training = training
-        inside = memory is not None and memory.in_backward
-        self._in_backward = inside
-        self._micro_batch = memory.micro_batch if memory is not None and (frugal or inside) else None
+        self._in_backward = frugal and memory is not None and memory.in_backward
+        self._micro_batch = memory.micro_batch if frugal and memory is not None else None
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         kept = model.state_dict()
         buffers = [(name, b) for name, b in model.named_buffers() if b.dtype == torch.float32 and name in kept]

@@ -28,6 +28,7 @@ _PROBE_STEPS = 50
 _ROUNDS = 6  # of choosing anew with a better idea of what is transient
 _SLACK_FRAC = 0.03  # of the limit that may stay unused
 _ENOUGH_FRAC = 0.99  # of the contribution within reach: then the quicker way is taken
+_HOPE_FRAC = 0.97  # of that: what a way seems to reach before it is tried exactly may be off by as much
 _BLOCKS = 16  # in which the largest layer's stored weights become floats, at most: each is a few kernels more
 _STATE_FLOATS = {"sgd": 0, "sgd-momentum": 1, "adam": 2, "adamw": 2}
 
@@ -185,7 +186,7 @@ class _Search:
         enough = _ENOUGH_FRAC * leanest[3]
         for group in (*larger, smallest):
             for way in reversed(group):
-                if self._hope(way, group[0], limit) >= enough:
+                if self._hope(way, group[0], limit) >= _HOPE_FRAC * enough:
                     found = self._fit(way, limit)
                     if found is not None and found[3] >= enough:
                         return found
@@ -310,9 +311,8 @@ class _Search:
 
     def _entry_bytes(self, way: Way, stage: Stage) -> float:
         """What a weight takes while it is not trained. [B]"""
-        return {"floats": 4.0, "bytes": 1.0, "signs": 1 / 8}[
-            self._storage(way, stage.name) if stage.choosable else "floats"
-        ]
+        storage = self._storage(way, stage.name) if stage.choosable else "floats"
+        return {"floats": 4.0, "bytes": 1.0, "signs": 1 / 8}[storage]  # a dense layer's signs take less
 
     def _resident_bytes(self, way: Way) -> float:
         """Weights and buffers while nothing is trained. [B]"""

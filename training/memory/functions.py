@@ -14,6 +14,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
+_PACKED = 4096  # elements from which on a mask is packed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
     """A dense layer's products: x (n, in), w (out, in), y (n, out)."""
@@ -153,13 +156,14 @@ class PartlyTrained(Function):
 
 
 class MaskedRelu(Function):
-    """ReLU that keeps one bit an element."""
+    """ReLU that keeps one bit an element; a byte where elements are few, for which packing is more work than it saves."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, in_place: bool) -> Tensor:
         """max(x, 0), over x itself if `in_place`."""
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(pack_bits(x.reshape(-1) > 0))
+            cut = x <= 0
+            ctx.save_for_backward(cut if x.numel() < _PACKED else pack_bits(cut.view(-1)))
         if in_place:
             ctx.mark_dirty(x)
             return x.relu_()
@@ -169,8 +173,10 @@ class MaskedRelu(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         """The gradient where the input was positive."""
-        positive = unpack_bits(ctx.saved_tensors[0], grad.numel()).view(grad.shape)
-        return grad.masked_fill(positive.logical_not_(), 0.0), None
+        (cut,) = ctx.saved_tensors
+        if cut.dtype != torch.bool:
+            cut = unpack_bits(cut, grad.numel()).view(grad.shape)
+        return grad.masked_fill(cut, 0.0), None
 
 
 def pack_bits(mask: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from budjoule.training.memory.functions import Convolution, Dense, MaskedRelu, PartlyTrained
 from budjoule.training.memory.memory_plan import LayerPlan
-from budjoule.training.memory.storage import Bytes, Floats, Signs, seeded_signs
+from budjoule.training.memory.signs import DenseSigns, Signs, seeded_signs
+from budjoule.training.memory.storage import Bytes, Floats
 
 
 class PartLayer(nn.Module):
@@ -42,28 +43,31 @@ class PartLayer(nn.Module):
         if layer.bias is not None:
             self.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=plan.bias)
         kept = weight.index_select(1, rest) if some else weight
-        self.storage: Floats | Bytes | Signs = Floats(kept)
+        self.storage: Floats | Bytes | DenseSigns | Signs = Floats(kept)
         if plan.storage == "bytes":
             self.storage = Bytes(kept, block_bytes=block_bytes)
-        elif plan.storage == "signs":
-            self.storage = Signs(kept, scale=plan.scale, block_bytes=block_bytes, keep=keep)
+        elif plan.storage == "signs" and not keep and self._dense:
+            shape = tuple(weight.shape)
+            self.storage = DenseSigns(shape, seed=seed, salt=salt, scale=plan.scale, columns=rest if some else None)
+        elif plan.storage == "signs" and not keep:
+            self.storage = Signs(kept, scale=plan.scale, block_bytes=block_bytes)
         self.register_buffer("chosen", chosen if some else None, persistent=False)
         self.register_buffer("rest", rest if some else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer would give."""
-        flat = x.reshape(-1, x.shape[-1]) if self._dense else x
+        many = self._dense and x.dim() != 2
+        flat = x.reshape(-1, x.shape[-1]) if many else x
         frozen = self.storage.frozen()
         with torch.autocast("cpu", enabled=False):  # floats, as the plan counts them
             y: Tensor = PartlyTrained.apply(  # type: ignore[no-untyped-call]
                 flat.float(), self.weight, self.bias, self._product, frozen, self.chosen, self.rest
             )
-        return y.view(*x.shape[:-1], y.shape[-1]) if self._dense else y
+        return y.view(*x.shape[:-1], y.shape[-1]) if many else y
 
     def whole_weight(self) -> Tensor:
         """All weights, as the layer it stands for would hold them."""
-        frozen = self.storage.frozen()
-        kept = frozen.rows(0, frozen.count)
+        kept = self.storage.whole()
         if self.weight is None or self.chosen is None or self.rest is None:
             return kept.clone()
         whole = kept.new_empty((len(kept), len(self.chosen) + len(self.rest), *kept.shape[2:]))
@@ -72,7 +76,7 @@ class PartLayer(nn.Module):
 
 
 class BitRelu(nn.Module):
-    """ReLU that keeps one bit an element for the backward pass."""
+    """ReLU that keeps a bit an element for the backward pass, or a byte where there are few."""
 
     def __init__(self, *, in_place: bool) -> None:
         super().__init__()

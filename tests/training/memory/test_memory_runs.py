@@ -19,7 +19,7 @@ X = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(40) % 10
 
 
-def bench(*, frugal: bool, memory_bytes: float = 14_000) -> Workbench:
+def bench(*, frugal: bool, memory_bytes: float = 9_000) -> Workbench:
     model = build_model("mlp", X[:2], 10, 0)
     training = load_config({"training": {"batch_size": 4, "local_steps": 5, "learning_rate": 0.05}}).training
     made = plan(model, X[:4], Y[:4], memory_bytes=memory_bytes, probe=[(X, Y)] * 4, seed=3)
