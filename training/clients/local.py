@@ -6,7 +6,7 @@ nets of convolutions and dense layers take two thirds of its time, and no longer
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,15 +150,14 @@ class Workbench:
         import torch
 
         rng = np.random.default_rng(seed)
-        torch.manual_seed(int(rng.integers(2**62)))
+        torch.default_generator.manual_seed(int(rng.integers(2**62)))  # torch.manual_seed notes a stack for each GPU library
         self.load(start)
         self._model.train()
         mixed = plan.precision == "bf16-mixed"
 
         def loss(part: "tuple[Tensor, Tensor]") -> "Tensor":
-            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                scores = self._model(part[0])
-            scores = scores.float()
+            with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
+                scores = self._model(part[0]).float()
             return torch.nn.functional.cross_entropy(scores if prior is None else scores + prior, part[1])
 
         rate = self._training.learning_rate * rate_frac

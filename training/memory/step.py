@@ -58,10 +58,12 @@ class Step:
 
     def __call__(self, batch: Any) -> None:
         """Train on one batch: tensors in any nesting, examples along the first dimension."""
-        whole = examples(batch)
-        for part in parts(batch, self._micro_batch or whole):
-            loss, size = self._loss(part), examples(part)
-            (loss if size == whole else loss * (size / whole)).backward()
+        whole = 0 if self._micro_batch is None else examples(batch)
+        if self._micro_batch is None or self._micro_batch >= whole:
+            self._loss(batch).backward()
+        else:
+            for part in parts(batch, self._micro_batch):
+                (self._loss(part) * (examples(part) / whole)).backward()
         if not self._in_backward:
             self._updates[0]()
 
@@ -109,11 +111,11 @@ class Update:
 
         if self._optimizer is not None:
             self._optimizer.step()
-        for parameter in self.parameters:
-            if self._optimizer is None and parameter.grad is not None:
-                with torch.no_grad():
+        with torch.no_grad():
+            for parameter in self.parameters:
+                if self._optimizer is None and parameter.grad is not None:
                     parameter.add_(parameter.grad, alpha=-self._rate)
-            parameter.grad = None
+                parameter.grad = None
 
     def of(self, parameter: "nn.Parameter") -> "dict[str, Tensor]":
         """The optimizer's tensors for a parameter."""
