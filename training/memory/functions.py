@@ -21,9 +21,9 @@ _PACKED = 4096  # elements from which on a mask is packed
 class Dense:
     """A dense layer's products: x (n, in), w (out, in), y (n, out)."""
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """y = x w'."""
-        return x @ w.t()
+    def forward(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        """y = x w' + bias."""
+        return torch.nn.functional.linear(x, w, bias)
 
     def back(self, grad: Tensor, w: Tensor, shape: tuple[int, ...]) -> Tensor:
         """dx = dy w."""
@@ -43,9 +43,9 @@ class Convolution:
     dilation: tuple[int, ...]
     groups: int
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         """Convolve."""
-        return torch.nn.functional.conv2d(x, w, None, self.stride, self.padding, self.dilation, self.groups)
+        return torch.nn.functional.conv2d(x, w, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def back(self, grad: Tensor, w: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The input's gradient."""

@@ -20,11 +20,12 @@ class PartLayer(nn.Module):
         seed: Seed of weights that are signs.
         salt: The layer's number, so that no two share their signs.
         block_bytes: How many bytes of stored weights may be floats at once. [B]
-        keep: Hold weights that are signs as floats too.
+        keep: Hold all weights as floats, with the values that storage gives them: the same numbers in less time.
     """
 
     chosen: Tensor | None
     rest: Tensor | None
+    whole: Tensor | None
 
     def __init__(
         self, layer: "nn.Linear | nn.Conv2d", plan: LayerPlan, *, seed: int, salt: int, block_bytes: int, keep: bool
@@ -43,19 +44,28 @@ class PartLayer(nn.Module):
         if layer.bias is not None:
             self.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=plan.bias)
         kept = weight.index_select(1, rest) if some else weight
-        self.storage: Floats | Bytes | DenseSigns | Signs = Floats(kept)
+        self.storage: Floats | Bytes | DenseSigns | Signs | None = Floats(kept)
         if plan.storage == "bytes":
             self.storage = Bytes(kept, block_bytes=block_bytes)
-        elif plan.storage == "signs" and not keep and self._dense:
+        elif plan.storage == "signs" and self._dense:
             shape = tuple(weight.shape)
             self.storage = DenseSigns(shape, seed=seed, salt=salt, scale=plan.scale, columns=rest if some else None)
-        elif plan.storage == "signs" and not keep:
+        elif plan.storage == "signs":
             self.storage = Signs(kept, scale=plan.scale, block_bytes=block_bytes)
         self.register_buffer("chosen", chosen if some else None, persistent=False)
         self.register_buffer("rest", rest if some else None, persistent=False)
+        self.register_buffer("whole", None, persistent=False)
+        if keep:
+            self.whole, self.storage = self.whole_weight(), None
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer would give."""
+        if self.whole is not None:
+            weight = self.whole
+            if self.weight is not None and self.chosen is not None:
+                weight = weight.index_copy(1, self.chosen.long(), self.weight)
+            return self._product.forward(x, weight, self.bias)
+        assert self.storage is not None
         many = self._dense and x.dim() != 2
         flat = x.reshape(-1, x.shape[-1]) if many else x
         frozen = self.storage.frozen()
@@ -67,9 +77,11 @@ class PartLayer(nn.Module):
 
     def whole_weight(self) -> Tensor:
         """All weights, as the layer it stands for would hold them."""
-        kept = self.storage.whole()
         if self.weight is None or self.chosen is None or self.rest is None:
-            return kept.clone()
+            return (self.storage.whole() if self.whole is None else self.whole).clone()
+        if self.whole is not None:
+            return self.whole.index_copy(1, self.chosen.long(), self.weight.detach())
+        kept = self.storage.whole()
         whole = kept.new_empty((len(kept), len(self.chosen) + len(self.rest), *kept.shape[2:]))
         whole.index_copy_(1, self.chosen.long(), self.weight.detach())
         return whole.index_copy_(1, self.rest.long(), kept)

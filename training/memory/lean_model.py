@@ -20,8 +20,8 @@ def lean(model: "nn.Module", plan: MemoryPlan, *, keep: bool = False) -> "nn.Mod
     Args:
         model: The model that the plan was made for; left as it is.
         plan: What is trained.
-        keep: Hold weights that are signs as floats instead of unpacking them in every step: the same numbers in less
-            time, for a simulator that has the memory.
+        keep: Hold all weights as floats and all activations as PyTorch does: the same numbers in less time, for a
+            simulator that has the memory.
 
     Raises:
         UsageError: The plan was made for another model.
@@ -51,7 +51,7 @@ def apply(
         for kind, parameter in module.named_parameters(recurse=False):
             trained = layer.bias if kind == "bias" and owned[name].choosable else layer.whole
             parameter.requires_grad_(parameter.requires_grad and trained)
-    if not all(layer.whole and layer.bias for layer in layers.values()):
+    if not keep and not all(layer.whole and layer.bias for layer in layers.values()):
         _bit_relus(model)  # where all is trained, the next layer keeps a ReLU's output anyway
 
 
