@@ -19,6 +19,7 @@ from budjoule.energy.tracing.flow import FlowRecorder
 from budjoule.energy.tracing.fusion import fuse
 from budjoule.energy.tracing.loss import default_loss
 from budjoule.energy.tracing.optimizers import optimizer_cost, optimizer_memory, optimizer_ops
+from budjoule.energy.tracing.no_compiler import no_compiler
 from budjoule.energy.tracing.recorder import REAL_NUMEL, Recorder
 from budjoule.energy.tracing.step import OwnSteps, modules_of
 from budjoule.energy.tracing.substitute import AsOnDevice
@@ -79,6 +80,7 @@ def trace(
     _check(modules)
     try:
         with (
+            no_compiler(),
             _without_weights(modules, dtype, training) as (parameters, bare),
             _watched(modules, recorder, on_device),
             own_steps.watch(model, bare, parameters),

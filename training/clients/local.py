@@ -150,7 +150,9 @@ class Workbench:
         import torch
 
         rng = np.random.default_rng(seed)
-        torch.default_generator.manual_seed(int(rng.integers(2**62)))  # torch.manual_seed notes a stack for each GPU library
+        torch.default_generator.manual_seed(
+            int(rng.integers(2**62))
+        )  # torch.manual_seed notes a stack for each GPU library
         self.load(start)
         self._model.train()
         mixed = plan.precision == "bf16-mixed"

@@ -1,11 +1,15 @@
-"""The peak memory of a training step, from running it on fake tensors: nothing is allocated and nothing is computed."""
+"""The peak memory of a training step, from running it on fake tensors: nothing is allocated and nothing is computed.
+
+A step of a small model is run as it is: the same tensors are born and die, in less time than faking them takes.
+"""
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from budjoule.energy.errors import BudjouleError, UsageError
+from budjoule.energy.tracing.no_compiler import no_compiler
 from budjoule.training.memory.lean_model import apply
 from budjoule.training.memory.memory_plan import LayerPlan
 from budjoule.training.memory.peak import Footprint
@@ -14,6 +18,8 @@ from budjoule.training.memory.watch import KINDS, Watch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+_SMALL_NUMEL = 1 << 17  # of a model and of a batch whose step is run as it is
 
 Loss = Callable[[Any, Any], "Tensor"]
 
@@ -57,14 +63,10 @@ def footprint(
     >>> made.weights_bytes, made.peak_bytes >= 2 * made.weights_bytes  # the weights, and as much again of gradients
     (4040, True)
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    model = without_data(model, fake).train()
+    model, batch, inside = stand_in(model, (inputs, labels))
     if layers is not None:
-        with fake:
+        with inside():
             apply(model, layers, block_bytes=block_bytes)
-    batch = faked((inputs, labels), fake)
     several = micro_batch is not None and micro_batch < examples(batch)
     if micro_batch is not None:  # one is like the other, but for the gradients that wait from the second one on
         batch = next(parts(batch, micro_batch))
@@ -78,7 +80,7 @@ def footprint(
         in_backward=in_backward,
     )
     try:
-        with fake:
+        with no_compiler(), inside():
             return _watched(model, parameters, batch, step, waiting=several and not in_backward)
     except BudjouleError:
         raise
@@ -139,7 +141,24 @@ def _watched(
     return Footprint(**{f"{kind}_bytes": watch.peak_bytes[kind] for kind in KINDS})
 
 
-def without_data(model: "nn.Module", fake: Any) -> "nn.Module":
+def stand_in(model: "nn.Module", batch: Any) -> "tuple[nn.Module, Any, Callable[[], AbstractContextManager[Any]]]":
+    """A copy of a model and of a batch on which a step may be tried, and what to try it inside: fake unless small."""
+    import torch
+    from torch.utils._pytree import tree_leaves, tree_map
+
+    held = [*model.parameters(), *model.buffers()]
+    given = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
+    small = all(sum(t.numel() for t in group) <= _SMALL_NUMEL for group in (held, given))
+    if small and all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.is_cpu for t in (*held, *given)):
+        copied = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, batch)
+        return copy.deepcopy(model).train(), copied, lambda: torch.random.fork_rng(devices=[])
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    return _without_data(model, fake).train(), _faked(batch, fake), lambda: fake
+
+
+def _without_data(model: "nn.Module", fake: Any) -> "nn.Module":
     """A copy of the model whose parameters and buffers are fake; tied ones stay tied."""
     from itertools import chain
 
@@ -157,7 +176,7 @@ def without_data(model: "nn.Module", fake: Any) -> "nn.Module":
     return copy.deepcopy(model, memo)
 
 
-def faked(batch: Any, fake: Any) -> Any:
+def _faked(batch: Any, fake: Any) -> Any:
     """A batch whose tensors are fake."""
     import torch
     from torch.utils._pytree import tree_map

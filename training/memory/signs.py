@@ -32,7 +32,9 @@ def seeded_signs(shape: tuple[int, ...], *, seed: int, salt: int, scale: float) 
     out, inputs = shape[0], prod(shape[1:])
     size = order(out, inputs)
     places = torch.arange(size)
-    both = places[:out, None] & places[:inputs]  # of Sylvester's matrix: the parity of the bits that row and column share
+    both = (
+        places[:out, None] & places[:inputs]
+    )  # of Sylvester's matrix: the parity of the bits that row and column share
     for shift in (32, 16, 8, 4, 2, 1):
         both = both ^ (both >> shift)
     return torch.where(both & 1 > 0, -scale, scale).mul_(flips(size, seed=seed, salt=salt)[:inputs]).view(shape)

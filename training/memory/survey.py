@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from budjoule.training.memory.lean_model import apply
 from budjoule.training.memory.memory_plan import LayerPlan
-from budjoule.training.memory.predict import Loss, faked, mean_loss, without_data
+from budjoule.training.memory.predict import Loss, mean_loss, stand_in
 from budjoule.training.memory.step import parts
 from budjoule.training.memory.structure import owners
 
@@ -51,7 +51,6 @@ def survey(model: "nn.Module", inputs: Any, labels: Any, *, loss: Loss | None, m
         micro_batch: Examples that go through the model at once.
     """
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._pytree import tree_leaves
 
     owned = owners(model)
@@ -59,10 +58,9 @@ def survey(model: "nn.Module", inputs: Any, labels: Any, *, loss: Loss | None, m
         name: LayerPlan(channels=() if owner.choosable else (0,), inputs=owner.inputs, bias=True)
         for name, owner in owned.items()
     }
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    bare = without_data(model, fake).train()
-    batch = next(parts(faked((inputs, labels), fake), micro_batch))
-    with fake:
+    bare, batch, inside = stand_in(model, (inputs, labels))
+    batch = next(parts(batch, micro_batch))
+    with inside():
         apply(bare, biases, block_bytes=0)
         for leaf in tree_leaves(batch[0]):
             if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
@@ -70,7 +68,7 @@ def survey(model: "nn.Module", inputs: Any, labels: Any, *, loss: Loss | None, m
     notes = _Notes([*bare.parameters(), *bare.buffers(), *tree_leaves(batch)])
     for name in owned:
         bare.get_submodule(name).register_forward_pre_hook(lambda _m, args, name=name: notes.enter(name, args))
-    with fake, torch.autograd.graph.saved_tensors_hooks(notes.saved, lambda tensor: tensor):
+    with inside(), torch.autograd.graph.saved_tensors_hooks(notes.saved, lambda tensor: tensor):
         mean_loss(bare, *batch, loss=loss)
     after = 0
     stages: list[Stage] = []

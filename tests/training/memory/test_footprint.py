@@ -124,3 +124,17 @@ def test_what_does_not_train_is_refused_with_the_reason() -> None:
         footprint(made("mlp"), torch.empty(4, 1, 5, 5), LABELS[:4])
     with pytest.raises(UsageError, match="keeps a state"):
         footprint(made("mlp"), INPUTS, LABELS, optimizer="adam", micro_batch=1, in_backward=True)
+
+
+@pytest.mark.parametrize("build", [lambda: made("mlp"), lambda: made("conv"), attentive])
+@pytest.mark.parametrize("keys", [{}, {"optimizer": "adam"}, {"micro_batch": 1}, {"in_backward": True}])
+def test_a_small_step_that_is_run_says_what_a_fake_one_says(
+    build: Any, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build()
+    before, state = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    run = footprint(model, INPUTS[:4], LABELS[:4], **keys)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    monkeypatch.setattr("budjoule.training.memory.predict._SMALL_NUMEL", 0)
+    assert footprint(model, INPUTS[:4], LABELS[:4], **keys) == run

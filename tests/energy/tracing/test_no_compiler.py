@@ -1,0 +1,58 @@
+"""A trace never loads torch's compiler, and leaves it as it was for whoever does."""
+
+import subprocess
+import sys
+
+ESTIMATE = """
+import sys, torch
+from torch import nn
+import budjoule as bj
+from budjoule.training import memory
+
+model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 4))
+bj.estimate(model, torch.rand(2, 8), device="cpu-generic", mode="training", optimizer="adam")
+memory.footprint(model, torch.rand(2, 8), torch.zeros(2, dtype=torch.long))
+assert "torch._dynamo" not in sys.modules, "loaded"
+"""
+
+THEN_COMPILE = """
+compiled = torch.compile(model, backend="eager")
+assert compiled(torch.rand(2, 8)).shape == (2, 4)
+bj.estimate(model, torch.rand(2, 8), device="cpu-generic", mode="training")
+from torch._prims_common.wrappers import elementwise_type_promotion_wrapper
+assert type(sys.modules["torch._dynamo"]).__module__ == "builtins"
+"""
+
+ASKED_WITHIN = """
+import sys, torch
+from budjoule.energy.tracing.no_compiler import no_compiler
+
+@torch._disable_dynamo
+def hidden():
+    return 1
+
+with no_compiler():
+    assert hidden() == 1 and "eval_frame" not in dir(sys.modules["torch._dynamo"])
+    import torch._dynamo.config
+    assert torch._dynamo.config.cache_size_limit > 0
+    assert hidden() == 1
+assert type(sys.modules["torch._dynamo"]).__module__ == "builtins"
+assert hidden() == 1 and hidden.__wrapped__.__dynamo_disable is not hidden.__wrapped__
+"""
+
+
+def run(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_estimate_and_a_footprint_do_without() -> None:
+    run(ESTIMATE)
+
+
+def test_compiling_after_a_trace_works_and_so_does_tracing_after_that() -> None:
+    run(ESTIMATE + THEN_COMPILE)
+
+
+def test_who_asks_for_the_compiler_within_a_trace_gets_it() -> None:
+    run(ASKED_WITHIN)
