@@ -18,8 +18,8 @@ from budjoule.energy.tracing.device_answers import as_cuda_answers
 from budjoule.energy.tracing.flow import FlowRecorder
 from budjoule.energy.tracing.fusion import fuse
 from budjoule.energy.tracing.loss import default_loss
-from budjoule.energy.tracing.optimizers import optimizer_cost, optimizer_memory, optimizer_ops
 from budjoule.energy.tracing.no_compiler import no_compiler
+from budjoule.energy.tracing.optimizers import optimizer_cost, optimizer_memory, optimizer_ops
 from budjoule.energy.tracing.recorder import REAL_NUMEL, Recorder
 from budjoule.energy.tracing.step import OwnSteps, modules_of
 from budjoule.energy.tracing.substitute import AsOnDevice

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-
 _PACKED = 4096  # elements from which on a mask is packed
 
 

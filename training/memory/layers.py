@@ -44,7 +44,7 @@ class PartLayer(nn.Module):
         if layer.bias is not None:
             self.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=plan.bias)
         kept = weight.index_select(1, rest) if some else weight
-        self.storage: Floats | Bytes | DenseSigns | Signs | None = Floats(kept)
+        self.storage: Floats | Bytes | DenseSigns | Signs = Floats(kept)
         if plan.storage == "bytes":
             self.storage = Bytes(kept, block_bytes=block_bytes)
         elif plan.storage == "signs" and self._dense:
@@ -56,7 +56,7 @@ class PartLayer(nn.Module):
         self.register_buffer("rest", rest if some else None, persistent=False)
         self.register_buffer("whole", None, persistent=False)
         if keep:
-            self.whole, self.storage = self.whole_weight(), None
+            self.whole = self.whole_weight()
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer would give."""
@@ -65,7 +65,6 @@ class PartLayer(nn.Module):
             if self.weight is not None and self.chosen is not None:
                 weight = weight.index_copy(1, self.chosen.long(), self.weight)
             return self._product.forward(x, weight, self.bias)
-        assert self.storage is not None
         many = self._dense and x.dim() != 2
         flat = x.reshape(-1, x.shape[-1]) if many else x
         frozen = self.storage.frozen()

@@ -8,6 +8,7 @@ of the input than independent ones: Yu et al., Orthogonal random features, NeurI
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -84,7 +85,8 @@ class DenseSigns(nn.Module):
     ) -> None:
         super().__init__()
         out, inputs = shape
-        self._signs = {"shape": (out, inputs), "seed": seed, "salt": salt, "scale": scale}
+        self._out = out
+        self._written_out = partial(seeded_signs, shape, seed=seed, salt=salt, scale=scale)
         size = order(out, inputs)
         wide = 1 << (size.bit_length() // 2)
         self.register_buffer("flips", flips(size, seed=seed, salt=salt).mul_(scale), persistent=False)
@@ -94,13 +96,11 @@ class DenseSigns(nn.Module):
 
     def frozen(self) -> "HadamardProduct":
         """The transform and its transpose."""
-        return HadamardProduct(
-            out=self._signs["shape"][0], flips=self.flips, left=self.left, right=self.right, columns=self.columns
-        )
+        return HadamardProduct(out=self._out, flips=self.flips, left=self.left, right=self.right, columns=self.columns)
 
     def whole(self) -> Tensor:
         """The weights."""
-        signs = seeded_signs(**self._signs)
+        signs = self._written_out()
         return signs if self.columns is None else signs.index_select(1, self.columns)
 
 

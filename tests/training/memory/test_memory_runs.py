@@ -24,7 +24,8 @@ def bench(*, frugal: bool, in_backward: bool = True) -> Workbench:
     model = build_model("mlp", X[:2], 10, 0)
     training = load_config({"training": {"batch_size": 4, "local_steps": 5, "learning_rate": 0.05}}).training
     made = plan(model, X[:4], Y[:4], memory_bytes=9_000, probe=[(X, Y)] * 4, seed=3)
-    assert made.micro_batch < 4 and made.in_backward
+    assert made.micro_batch < 4
+    assert made.in_backward
     return Workbench(model, training, memory=replace(made, in_backward=in_backward), frugal=frugal)
 
 

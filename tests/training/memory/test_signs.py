@@ -17,7 +17,8 @@ def test_a_convolutions_signs_take_a_bit_and_come_back(block_bytes: int) -> None
     stored = Signs(weight, scale=0.3, block_bytes=block_bytes)
     frozen = stored.frozen()
     rows = torch.cat([frozen.rows(a, min(a + frozen.block, 20)) for a in range(0, 20, frozen.block)])
-    assert torch.equal(rows, weight) and torch.equal(stored.whole(), weight)
+    assert torch.equal(rows, weight)
+    assert torch.equal(stored.whole(), weight)
     assert sum(t.numel() * t.element_size() for t in stored.buffers()) == 20 * 7 + 8
 
 
