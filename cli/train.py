@@ -27,6 +27,9 @@ def train(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that train clients; results do not depend on how many.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON document on stdout.")] = False,
 ) -> None:
     """Train a fleet within each client's joule budget, on a virtual clock."""
@@ -36,7 +39,9 @@ def train(
     checked = load_config(config, overrides=overrides or (), seed=seed)
     folder = output if output is not None else Path("runs") / checked.name
     with _progress() as progress:
-        runs, document = run_seeds(checked, seeds, output=folder, resume=resume, force=force, progress=progress)
+        runs, document = run_seeds(
+            checked, seeds, output=folder, resume=resume, force=force, workers=workers, progress=progress
+        )
     if as_json:
         print_json(document)
     else:

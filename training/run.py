@@ -72,6 +72,7 @@ def train(
     overrides: Iterable[str | Mapping[str, Any]] = (),
     resume: bool = False,
     force: bool = False,
+    workers: int = 1,
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Train a fleet within its budgets.
@@ -83,6 +84,7 @@ def train(
         overrides: `section.key=value` strings, or documents, laid over the configuration.
         resume: Go on with the run in the folder; of a finished one, only its summary is read.
         force: Replace the run in the folder.
+        workers: Processes that train the clients' blocks; how many there are changes no result.
         progress: Called every now and then.
 
     Raises:
@@ -112,16 +114,25 @@ def train(
             for name in _OWN_FILES:
                 (folder / name).unlink(missing_ok=True)
             write_atomic(folder / "run.json", _header(config))
-        return _run(config, parts, folder, started, progress)
+        return _run(config, parts, folder, started, workers, progress)
 
 
 def _run(
-    config: Config, parts: "Parts", folder: Path, started: float, progress: Callable[[Progress], None] | None
+    config: Config,
+    parts: "Parts",
+    folder: Path,
+    started: float,
+    workers: int,
+    progress: Callable[[Progress], None] | None,
 ) -> Run:
     from budjoule.training.simulation.checkpoint import Checkpoint
 
-    with closing(Checkpoint(folder / "ledger.db")) as checkpoint, closing(parts.record(checkpoint, folder)) as record:
-        simulator = parts.simulator(checkpoint, record)
+    with (
+        closing(Checkpoint(folder / "ledger.db")) as checkpoint,
+        closing(parts.record(checkpoint, folder)) as record,
+        closing(parts.blocks(workers)) as blocks,
+    ):
+        simulator = parts.simulator(checkpoint, record, blocks)
         if not checkpoint.load(simulator):
             record.restart()
             simulator.begin()

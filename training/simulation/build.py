@@ -28,12 +28,12 @@ from budjoule.training.server.methods import METHODS
 from budjoule.training.server.privacy import epsilon_spent, plan_privacy
 from budjoule.training.server.secure_sum import setup_bytes
 from budjoule.training.server.server import Server, parse_broadcast
+from budjoule.training.simulation.blocks import Blocks
 from budjoule.training.simulation.presence import draw_presences, unmetered
 from budjoule.training.simulation.record import Record
 from budjoule.training.simulation.simulator import Simulator
-from budjoule.training.task.data import Data, load_data
-from budjoule.training.task.models import build_model
-from budjoule.training.task.partition import partition
+from budjoule.training.task.data import Data
+from budjoule.training.task.learning import load_task
 from budjoule.training.task.shards import Shards
 
 if TYPE_CHECKING:
@@ -86,13 +86,8 @@ class Parts:
         parse_link_state(config.fleet.link_state, seed=config.seed, client=0)
         members = draw_fleet(config)
         draw_presences(config, [unmetered(member.link) for member in members])
-        data = load_data(config.task.data, config.seed)
-        parts = partition(
-            config.task.partition, data.labels.numpy(), config.fleet.clients, config.seed, owners=data.owners
-        )
-        shards = Shards(data, parts, priors=training.logit_adjustment)
-        model = build_model(config.task.model, data.inputs[:2], data.classes, config.seed)
-        batch = min(training.batch_size, max(len(part) for part in parts))
+        task = load_task(config)
+        data, model, batch = task.data, task.model, task.batch
         full = footprint(model, data.inputs[:batch], data.labels[:batch], optimizer=training.optimizer)
         memory = cohort_plan(model, data, training, training.memory, full=full, batch=batch, seed=config.seed)
         costs = BlockCosts(
@@ -123,7 +118,7 @@ class Parts:
         return cls(
             config=config,
             data=data,
-            shards=shards,
+            shards=task.shards,
             members=members,
             bench=bench,
             initial=bench.values(),
@@ -147,7 +142,11 @@ class Parts:
             spent_j=checkpoint.spent_j,
         )
 
-    def simulator(self, checkpoint: "Checkpoint", record: Record) -> Simulator:
+    def blocks(self, workers: int) -> Blocks:
+        """Where local blocks are trained."""
+        return Blocks(self.bench, self.shards, self.config, memory=self.memory, workers=workers)
+
+    def simulator(self, checkpoint: "Checkpoint", record: Record, blocks: Blocks) -> Simulator:
         """The simulator at its start, its ledgers in the checkpoint's file.
 
         Raises:
@@ -163,7 +162,8 @@ class Parts:
             server=Server(config, self.bench.layout, self.initial, deadline_s=deadline_s, noise_seed=config.seed),
             clients=clients,
             shards=self.shards,
-            bench=self.bench,
+            blocks=blocks,
+            layout=self.bench.layout,
             presences=draw_presences(config, [unmetered(member.link) for member in self.members]),
             record=record,
             shelf=checkpoint.residual,

@@ -13,19 +13,19 @@ import numpy as np
 
 from budjoule.energy.errors import BudgetExhausted
 from budjoule.training.clients.client import Client, spawn_rng
-from budjoule.training.clients.local import Workbench
 from budjoule.training.compression.frame import pack, unpack
 from budjoule.training.compression.residual import ErrorFeedback
-from budjoule.training.compression.update import Update, Vector
+from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.methods import METHODS
 from budjoule.training.server.server import Broadcast, Server
+from budjoule.training.simulation.blocks import Blocks, Task
 from budjoule.training.simulation.presence import STEP_S, Presence
 from budjoule.training.simulation.record import Record
 from budjoule.training.simulation.secure_cohort import SecureCohort
 from budjoule.training.task.shards import Shards
 
-_BLOCK, _LOSS, _FRAME = 1, 2, 3  # purposes of random streams
+_LOSS, _FRAME = 2, 3  # purposes of random streams; blocks have 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,7 +49,8 @@ class Simulator:
         server: The server's algorithm.
         clients: All clients, by number.
         shards: Gives a client's data.
-        bench: Where local blocks and evaluations run.
+        blocks: Where local blocks are trained.
+        layout: Names and shapes of what is trained and sent.
         presences: When each client may work.
         record: Where events and totals go.
         shelf: Fetches the residual of a client that was put away.
@@ -62,7 +63,8 @@ class Simulator:
         server: Server,
         clients: Sequence[Client],
         shards: Shards,
-        bench: Workbench,
+        blocks: Blocks,
+        layout: Layout,
         presences: Sequence[Presence],
         record: Record,
         shelf: Callable[[int], Vector],
@@ -82,13 +84,13 @@ class Simulator:
         self._place: dict[int, int] = {}
         self._config = config
         self._shards = shards
-        self._bench = bench
-        self._layout = bench.layout
+        self._blocks = blocks
+        self._layout = layout
         self._compressors = clients[0].compressors
         self._end_s = config.stop.duration_s
         self._synchronous = METHODS[config.server.method].synchronous
         self._shelf = shelf
-        self._secure = SecureCohort(config, bench.layout) if config.privacy.secure_aggregation else None
+        self._secure = SecureCohort(config, layout) if config.privacy.secure_aggregation else None
 
     def begin(self) -> None:
         """Evaluate the untrained model and invite the first clients."""
@@ -212,23 +214,18 @@ class Simulator:
 
     def _train(self, client: int) -> bool:
         subject = self.clients[client]
-        shard = self._shards.of(client)
-        assert subject.state.local is not None
-        seed = (self._config.seed, client, _BLOCK, subject.state.blocks)
-        subject.state.local = self._bench.block(
-            subject.state.local,
-            shard.inputs,
-            shard.labels,
-            seed=seed,
-            prior=shard.prior,
-            rate_frac=self._config.training.learning_rate_decay**subject.state.base_version,
-        )
+        subject.state.local = self._blocks.result(self._task(client))
         subject.state.blocks += 1
         subject.state.unsent_blocks += 1
         if np.isfinite(subject.state.local).all():
             return True
         self.record.rejected(self.now_s, client, "local training diverged to NaN or infinity; the block is discarded")
         return False
+
+    def _task(self, client: int) -> Task:
+        state = self.clients[client].state
+        assert state.local is not None
+        return Task(client=client, count=state.blocks, base_version=state.base_version, start=state.local)
 
     def _decide(self, client: int) -> None:
         subject = self.clients[client]
@@ -313,6 +310,8 @@ class Simulator:
         subject.state.block_started_s = start_s
         end_s, gone_s = start_s + subject.block_duration_s, self._presences[client].changes_s(self.now_s)
         self._push(min(end_s, gone_s), "block" if end_s <= gone_s else "cut", client)
+        if end_s <= gone_s:
+            self._blocks.begin(self._task(client))
 
     def _cut(self, client: int) -> None:
         """The device is needed, unplugged or gone in the middle of a block, which is lost; its joules are not."""
@@ -362,10 +361,13 @@ class Simulator:
         self.server.give_up(self, client)
 
     def set_free(self, clients: Iterable[int]) -> None:
-        """Say which clients are at rest, in an order that later choices depend on."""
+        """Say which clients are at rest, in an order that later choices depend on; the others go on with what they do."""
         self.free = list(clients)
         self._out = {event.subject for event in self.queue if event.kind in ("block", "cut", "arrive", "lost")}
         self._place = {client: place for place, client in enumerate(self.free)}
+        for event in sorted(self.queue):
+            if event.kind == "block":
+                self._blocks.begin(self._task(event.subject))
 
     def _rest(self, client: int) -> None:
         self.touched.add(client)

@@ -31,6 +31,7 @@ def run_seeds(
     output: Path,
     resume: bool = False,
     force: bool = False,
+    workers: int = 1,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[list[Run], dict[str, Any]]:
     """Train with one seed or several, counting up from the configuration's.
@@ -41,19 +42,21 @@ def run_seeds(
         output: The run folder of a single seed; of several, the folder that holds `seed-N`, one a seed.
         resume: Go on where an earlier call was stopped; seeds that were not begun are begun.
         force: Replace what is there.
+        workers: Processes that train the clients' blocks.
         progress: Called every now and then by each run.
 
     Returns:
         The runs, and what `--json` prints: the summary of a single run, or the runs and the spread over seeds.
     """
     if seeds == 1:
-        run = train(config, output=output, resume=resume, force=force, progress=progress)
+        run = train(config, output=output, resume=resume, force=force, workers=workers, progress=progress)
         return [run], dict(run.summary)
     runs = []
     for seed in range(config.seed, config.seed + seeds):
         folder = output / f"seed-{seed}"
         go_on = resume and (folder / "run.json").is_file()
-        runs.append(train(load_config(config, seed=seed), output=folder, resume=go_on, force=force, progress=progress))
+        seeded = load_config(config, seed=seed)
+        runs.append(train(seeded, output=folder, resume=go_on, force=force, workers=workers, progress=progress))
     summaries = [run.summary for run in runs]
     return runs, {
         "schema": SCHEMA,

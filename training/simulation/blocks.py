@@ -1,0 +1,161 @@
+"""Runs the clients' local blocks: here, one when its time has come, or ahead of it in worker processes.
+
+A block is a function of where it starts, its client's data and its seed alone, so a run ends in the same bits however many
+workers it has. The workers are programs of our own, not forks: what another thread of this process holds cannot block them,
+and they end when this process does, killed or not.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+
+from budjoule.energy.errors import RunError
+from budjoule.training.clients.local import Workbench
+from budjoule.training.compression.update import Vector
+from budjoule.training.config.config import Config
+from budjoule.training.memory.memory_plan import MemoryPlan
+from budjoule.training.task.shards import Shards
+
+_BLOCK = 1  # purpose of the random stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One local block.
+
+    Args:
+        client: Whose.
+        count: How many blocks the client has trained before.
+        base_version: The version it began from, which decides the learning rate.
+        start: The weights it starts from. Shape (layout.size,).
+    """
+
+    client: int
+    count: int
+    base_version: int
+    start: Vector
+
+
+def run_task(task: Task, bench: Workbench, shards: Shards, config: Config) -> Vector:
+    """The weights that a block ends with. Shape (layout.size,)."""
+    shard = shards.of(task.client)
+    return bench.block(
+        task.start,
+        shard.inputs,
+        shard.labels,
+        seed=(config.seed, task.client, _BLOCK, task.count),
+        prior=shard.prior,
+        rate_frac=config.training.learning_rate_decay**task.base_version,
+    )
+
+
+class Blocks:
+    """Where blocks are trained.
+
+    Args:
+        bench: Trains them in this process.
+        shards: Gives a client's data.
+        config: The run's configuration.
+        memory: What is trained under a memory limit.
+        workers: How many processes train; with one it is this one.
+    """
+
+    def __init__(
+        self, bench: Workbench, shards: Shards, config: Config, *, memory: MemoryPlan | None = None, workers: int = 1
+    ) -> None:
+        self._bench, self._shards, self._config = bench, shards, config
+        self._workers: list[_Worker] = []
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._ahead: dict[int, tuple[Task, Future[Vector]]] = {}
+        if workers > 1:
+            self._workers = [_Worker(config, memory, bench.layout.size) for _ in range(workers)]
+            self._threads = ThreadPoolExecutor(workers)
+            for worker in self._workers:
+                self._idle.put(worker)
+
+    def begin(self, task: Task) -> None:
+        """A client begins a block; ask for its result when its time has come."""
+        if self._workers:
+            self._ahead[task.client] = (task, self._threads.submit(self._ask, task))
+
+    def result(self, task: Task) -> Vector:
+        """The weights that a block ends with. Shape (layout.size,).
+
+        Raises:
+            RunError: A worker ended; its own words are on stderr.
+        """
+        begun = self._ahead.pop(task.client, None)
+        if begun is not None and begun[0].count == task.count and begun[0].start is task.start:
+            return begun[1].result()
+        return run_task(task, self._bench, self._shards, self._config)
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._workers:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            for worker in self._workers:
+                worker.kill()
+            self._threads.shutdown()
+            for worker in self._workers:
+                worker.close()
+
+    def _ask(self, task: Task) -> Vector:
+        worker = self._idle.get()
+        try:
+            return worker.run(task)
+        finally:
+            self._idle.put(worker)
+
+
+class _Worker:
+    """A process of `worker.py`: a line of JSON begins it, then it answers task by task."""
+
+    def __init__(self, config: Config, memory: MemoryPlan | None, size: int) -> None:
+        path = [str(Path(entry).resolve()) for entry in sys.path]  # a task's own data and model are found there too
+        begin = {"config": config.document, "memory": None if memory is None else memory.to_dict()}
+        self._size_bytes = 4 * size
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "budjoule.training.simulation.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        )
+        with suppress(BrokenPipeError):  # it ended at once; the first task says so
+            self._write(json.dumps(begin).encode() + b"\n")
+
+    def run(self, task: Task) -> Vector:
+        assert self._process.stdout is not None
+        answer = b""
+        with suppress(BrokenPipeError):
+            self._write(np.array([task.client, task.count, task.base_version], "<i8").tobytes() + task.start.tobytes())
+            answer = self._process.stdout.read(self._size_bytes)
+        if len(answer) < self._size_bytes:
+            raise RunError(
+                f"a worker ended with exit code {self._process.wait()} while it trained a block of client {task.client}; "
+                "its own words are above. Go on with --resume, without --workers"
+            )
+        return np.frombuffer(answer, np.float32).copy()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):  # what it never read
+                assert pipe is not None
+                pipe.close()
+
+    def _write(self, *parts: bytes) -> None:
+        assert self._process.stdin is not None
+        for part in parts:
+            self._process.stdin.write(part)
+        self._process.stdin.flush()

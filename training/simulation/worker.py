@@ -1,0 +1,44 @@
+"""A process that trains local blocks for `blocks.Blocks`: a line of JSON says for which run, then tasks come in and weights go out.
+
+It ends with its standard input, so that none outlives a run that was killed.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+
+from budjoule.training.clients.local import Workbench, one_thread
+from budjoule.training.config.config import load_config
+from budjoule.training.memory.memory_plan import MemoryPlan
+from budjoule.training.simulation.blocks import Task, run_task
+from budjoule.training.task.learning import load_task
+
+
+def main() -> None:
+    """Read tasks until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is stopped by hand ends its workers itself
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a task's own prints are no answers
+    tasks = sys.stdin.buffer
+    begin = json.loads(tasks.readline())
+    config = load_config(begin["config"])
+    memory = None if begin["memory"] is None else MemoryPlan.from_dict(begin["memory"])
+    with one_thread():
+        task = load_task(config)
+        bench = Workbench(task.model, config.training, memory=memory)
+        size_bytes = 4 * bench.layout.size
+        while len(numbers := tasks.read(24)) == 24:
+            client, count, base_version = np.frombuffer(numbers, "<i8").tolist()
+            start = np.frombuffer(tasks.read(size_bytes), np.float32).copy()  # writable, as torch wants it
+            answer = run_task(
+                Task(client=client, count=count, base_version=base_version, start=start), bench, task.shards, config
+            )
+            answers.write(answer.tobytes())
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()
