@@ -1,8 +1,9 @@
 """Local training on flat vectors: one `Workbench` holds one model whose weights are views of one float32 vector.
 
 A client's whole state is that vector, so the same workbench serves every client in turn, and an update is a subtraction.
-The eager loop is sequential on purpose: on a CPU it beats batching clients together. Gradients written out in NumPy for
-nets of convolutions and dense layers take two thirds of its time, and no longer agree with PyTorch's to the bit.
+The eager loop is sequential on purpose: on a CPU it beats batching clients together, but for plain dense nets, which `dense`
+batches. Gradients written out in NumPy for nets of convolutions and dense layers take two thirds of its time, and no longer
+agree with PyTorch's to the bit.
 """
 
 from collections.abc import Generator, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from budjoule.training.clients.dense import DenseNet
 from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Layout, Vector, layout_of
 from budjoule.training.config.config import Training
@@ -40,6 +42,7 @@ class Workbench:
     Attributes:
         layout: Names and shapes of what is trained and sent: parameters first, then float buffers such as batch
             norm's running statistics, which travel like weights. Where single channels are trained, the name says which.
+        dense: Trains many blocks at once, where the model is a plain dense net.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Workbench:
         self._whole = model
         self._model = model = model if memory is None else lean(model, memory, keep=not frugal)
         self._training = training
+        self.dense = DenseNet.of(model, training) if memory is None else None
         self._in_backward = frugal and memory is not None and memory.in_backward
         self._micro_batch = memory.micro_batch if frugal and memory is not None else None
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -173,7 +177,7 @@ class Workbench:
         )
         step.load_state(state)
         try:
-            for batch in self._batches(len(labels), plan, rng):
+            for batch in torch.from_numpy(batches(len(labels), plan, rng)):
                 step((inputs[batch], labels[batch]))
                 yield self._flat
         finally:
@@ -197,14 +201,19 @@ class Workbench:
         correct = torch.cat(right)
         return float(correct.float().mean()), loss / len(labels), correct
 
-    def _batches(self, examples: int, plan: Plan, rng: np.random.Generator) -> "Iterator[Tensor]":
-        """Indices of each step's batch: epochs without replacement, reshuffled as often as the block needs."""
-        import torch
 
-        size, steps = min(plan.batch_size, examples), plan.local_steps
-        epochs = -(-size * steps // examples)
-        order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])[: size * steps]
-        return iter(torch.from_numpy(order).view(steps, size))
+def batches(examples: int, plan: Plan, rng: np.random.Generator) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
+    """Indices of each step's batch: epochs without replacement, reshuffled as often as the block needs. Shape (local_steps, batch)."""
+    size, steps = min(plan.batch_size, examples), plan.local_steps
+    epochs = -(-size * steps // examples)
+    order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])
+    return order[: size * steps].reshape(steps, size)
+
+
+def block_rng(seed: tuple[int, ...]) -> tuple[np.random.Generator, int]:
+    """The random stream of a block's batches, and the seed of the model's own randomness."""
+    rng = np.random.default_rng(seed)
+    return rng, int(rng.integers(2**62))
 
 
 @contextmanager

@@ -1,24 +1,29 @@
-"""Runs the clients' local blocks: here, one when its time has come, or ahead of it in worker processes.
+"""Runs the clients' local blocks: here, when their time has come, or ahead of it in worker processes.
 
-A block is a function of where it starts, its client's data and its seed alone, so a run ends in the same bits however many
-workers it has. The workers are programs of our own, not forks: what another thread of this process holds cannot block them,
-and they end when this process does, killed or not.
+Blocks of a plain dense net that are under way at the same time are trained at once. A block is a function of where it
+starts, its client's data and its seed alone, so a run ends in the same bits however many workers it has. The workers are
+programs of our own, not forks: what another thread of this process holds cannot block them, and they end when this process
+does, killed or not.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 
 from budjoule.energy.errors import RunError
-from budjoule.training.clients.local import Workbench
+from budjoule.training.clients.dense import TOGETHER, DenseBlock
+from budjoule.training.clients.local import Workbench, batches, block_rng
+from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
 from budjoule.training.memory.memory_plan import MemoryPlan
@@ -44,17 +49,43 @@ class Task:
     start: Vector
 
 
-def run_task(task: Task, bench: Workbench, shards: Shards, config: Config) -> Vector:
-    """The weights that a block ends with. Shape (layout.size,)."""
+def run_tasks(tasks: Sequence[Task], bench: Workbench, shards: Shards, config: Config) -> list[Vector]:
+    """The weights that blocks end with, each of shape (layout.size,); of a dense net, all with steps of as many examples."""
+    if bench.dense is None:
+        return [_run(task, bench, shards, config) for task in tasks]
+    blocks = []
+    for task in tasks:
+        rng, _ = block_rng(_seed(task, config))
+        order = batches(shards.size(task.client), Plan.of(config.training), rng)
+        blocks.append(
+            DenseBlock(
+                start=task.start,
+                examples=shards.indices(task.client)[order],
+                prior=shards.prior(task.client),
+                rate_frac=_rate_frac(task, config),
+            )
+        )
+    return bench.dense.train(blocks, shards.data.inputs, shards.data.labels)
+
+
+def _run(task: Task, bench: Workbench, shards: Shards, config: Config) -> Vector:
     shard = shards.of(task.client)
     return bench.block(
         task.start,
         shard.inputs,
         shard.labels,
-        seed=(config.seed, task.client, _BLOCK, task.count),
+        seed=_seed(task, config),
         prior=shard.prior,
-        rate_frac=config.training.learning_rate_decay**task.base_version,
+        rate_frac=_rate_frac(task, config),
     )
+
+
+def _seed(task: Task, config: Config) -> tuple[int, ...]:
+    return (config.seed, task.client, _BLOCK, task.count)
+
+
+def _rate_frac(task: Task, config: Config) -> float:
+    return config.training.learning_rate_decay**task.base_version
 
 
 class Blocks:
@@ -74,7 +105,8 @@ class Blocks:
         self._bench, self._shards, self._config = bench, shards, config
         self._workers: list[_Worker] = []
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
-        self._ahead: dict[int, tuple[Task, Future[Vector]]] = {}
+        self._begun: dict[int, Task] = {}
+        self._ahead: dict[int, Future[Vector] | Vector] = {}
         if workers > 1:
             self._workers = [_Worker(config, memory, bench.layout.size) for _ in range(workers)]
             self._threads = ThreadPoolExecutor(workers)
@@ -83,19 +115,38 @@ class Blocks:
 
     def begin(self, task: Task) -> None:
         """A client begins a block; ask for its result when its time has come."""
+        self._begun[task.client] = task
+        self._ahead.pop(task.client, None)
         if self._workers:
-            self._ahead[task.client] = (task, self._threads.submit(self._ask, task))
+            self._ahead[task.client] = self._threads.submit(self._ask, task)
 
     def result(self, task: Task) -> Vector:
-        """The weights that a block ends with. Shape (layout.size,).
+        """The weights that a block ends with, which was the last to be begun by its client. Shape (layout.size,).
 
         Raises:
             RunError: A worker ended; its own words are on stderr.
         """
-        begun = self._ahead.pop(task.client, None)
-        if begun is not None and begun[0].count == task.count and begun[0].start is task.start:
-            return begun[1].result()
-        return run_task(task, self._bench, self._shards, self._config)
+        if task.client not in self._ahead:
+            alike = self._alike(task) if self._bench.dense is not None else [task]
+            found = run_tasks(alike, self._bench, self._shards, self._config)
+            self._ahead.update(zip((one.client for one in alike), found, strict=True))
+        self._begun.pop(task.client, None)
+        ahead = self._ahead.pop(task.client)
+        return ahead.result() if isinstance(ahead, Future) else ahead
+
+    def _alike(self, task: Task) -> list[Task]:
+        """The task, and others that are under way with steps of as many examples."""
+        most = self._config.training.batch_size
+
+        def size(one: Task) -> int:
+            return min(most, self._shards.size(one.client))
+
+        others = (
+            one
+            for one in self._begun.values()
+            if one.client != task.client and one.client not in self._ahead and size(one) == size(task)
+        )
+        return [task, *islice(others, TOGETHER - 1)]
 
     def close(self) -> None:
         """End the workers."""

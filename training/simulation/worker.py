@@ -13,7 +13,7 @@ import numpy as np
 from budjoule.training.clients.local import Workbench, one_thread
 from budjoule.training.config.config import load_config
 from budjoule.training.memory.memory_plan import MemoryPlan
-from budjoule.training.simulation.blocks import Task, run_task
+from budjoule.training.simulation.blocks import Task, run_tasks
 from budjoule.training.task.learning import load_task
 
 
@@ -33,10 +33,8 @@ def main() -> None:
         while len(numbers := tasks.read(24)) == 24:
             client, count, base_version = np.frombuffer(numbers, "<i8").tolist()
             start = np.frombuffer(tasks.read(size_bytes), np.float32).copy()  # writable, as torch wants it
-            answer = run_task(
-                Task(client=client, count=count, base_version=base_version, start=start), bench, task.shards, config
-            )
-            answers.write(answer.tobytes())
+            begun = Task(client=client, count=count, base_version=base_version, start=start)
+            answers.write(run_tasks([begun], bench, task.shards, config)[0].tobytes())
             answers.flush()
 
 

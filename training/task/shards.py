@@ -52,12 +52,26 @@ class Shards:
         import torch
 
         index = torch.from_numpy(self._parts[client])
-        prior = None
-        if self._priors:
-            # A class that a client never saw gets a small frequency, not minus infinity: its score stays finite.
-            seen = torch.from_numpy(self.label_frequencies[client].astype(np.float32))
-            prior = torch.log(seen.clamp_min(0.01 / self._data.classes))
-        return Shard(inputs=self._data.inputs[index], labels=self._data.labels[index], prior=prior)
+        return Shard(inputs=self._data.inputs[index], labels=self._data.labels[index], prior=self.prior(client))
+
+    def prior(self, client: int) -> "Tensor | None":
+        """Logarithms of a client's label frequencies, if the run wants them. Shape (classes,)."""
+        import torch
+
+        if not self._priors:
+            return None
+        # A class that a client never saw gets a small frequency, not minus infinity: its score stays finite.
+        seen = torch.from_numpy(self.label_frequencies[client].astype(np.float32))
+        return torch.log(seen.clamp_min(0.01 / self._data.classes))
+
+    def indices(self, client: int) -> Indices:
+        """Which of `data`'s examples a client has."""
+        return self._parts[client]
+
+    @property
+    def data(self) -> Data:
+        """The whole data set."""
+        return self._data
 
     @cached_property
     def label_frequencies(self) -> np.ndarray:
