@@ -1,7 +1,7 @@
 """What the fleet benchmark runs: the cells, the methods and ablations with their tuned settings, and the tuning grid.
 
-A run is long enough that its curve covers what it is compared on: `TASKS` local tasks where whole nets travel, and
-`CHEAP` times as many with budjoule's preset, whose small updates still take a fraction of the joules and a tenth of the time. Methods
+A run is long enough that its curve covers what it is compared on: `TASKS` local tasks in rounds, and twice as many without
+them, which still take a fraction of the time. Methods
 are compared at equal accuracy, joules or bytes, never at equal tasks. The targets were fixed from FedAvg's accuracy on the tuning seeds before anything else ran.
 """
 
@@ -18,7 +18,7 @@ from budjoule.training.config.config_keys import KEYS
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEED = 100
 TASKS, TUNING_TASKS = 2500, 1000
-CHEAP = 2
+WITHOUT_ROUNDS = 2  # times as many
 TARGETS = {"dirichlet:0.1": (0.70, 0.76), "dirichlet:0.5": (0.76, 0.80), "iid": (0.76, 0.80)}
 IN_FLIGHT = 100  # of the methods without rounds
 
@@ -213,7 +213,7 @@ def _job(cell: Document, method: str, settings: Document, *, seed: int, tasks: i
     in_rounds = settings["preset"].startswith("fedavg")
     server["cohort"] = min(server.get("cohort", IN_FLIGHT), clients)
     per_version = server["cohort"] if in_rounds else min(server.setdefault("buffer_size", 10), clients)
-    document["stop"]["rounds"] = tasks * (CHEAP if settings["preset"] == "budjoule" else 1) // per_version
+    document["stop"]["rounds"] = tasks * (1 if in_rounds else WITHOUT_ROUNDS) // per_version
     return Job(cell=name(cell), method=method, seed=seed, settings=settings, document=document, command=command)
 
 
