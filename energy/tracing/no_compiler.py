@@ -37,13 +37,16 @@ class _Compiler(ModuleType):
         super().__init__(_NAME)
         self._plain: list[Callable[..., Any]] = []
 
-    def disable(self, fn: Callable[..., Any], recursive: bool = True, **_: Any) -> Callable[..., Any]:
-        """The function itself: there is nothing to hide it from."""
+    def disable(self, fn: Any = None, recursive: bool = True, *, wrapping: bool = True, **more: Any) -> Any:
+        """The function itself, where torch hides one of its own (without wrapping): there is nothing to hide it from."""
+        if wrapping or sys.modules.get(_NAME) is not self:
+            self.close()
+            return import_module(_NAME).disable(fn, recursive, wrapping=wrapping, **more)
         self._plain.append(fn)
         return fn
 
     def close(self) -> None:
-        """Make room for the compiler, and let it hide its functions itself."""
+        """Make room for the compiler, and let it hide torch's functions itself."""
         if sys.modules.get(_NAME) is self:
             del sys.modules[_NAME]
             if torch.__dict__.get("_dynamo") is self:

@@ -87,8 +87,7 @@ def footprint(
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(
-            f"{type(model).__name__} does not train on these inputs without data: {reason}; "
-            "check shapes and labels, or give loss="
+            f"{type(model).__name__} does not train on these inputs: {reason}; check shapes and labels, or give loss="
         ) from error
 
 

@@ -23,6 +23,19 @@ from torch._prims_common.wrappers import elementwise_type_promotion_wrapper
 assert type(sys.modules["torch._dynamo"]).__module__ == "builtins"
 """
 
+DECORATED_WITHIN = """
+import sys, torch
+from budjoule.energy.tracing.no_compiler import no_compiler
+
+with no_compiler():
+    import torch._dynamo as kept
+    hidden = torch.compiler.disable(lambda: 1)
+later = kept.disable(lambda: 2)
+assert (hidden(), later()) == (1, 2)
+for function in (hidden, later):
+    assert function._torchdynamo_disable and function._torchdynamo_orig_callable is not function
+"""
+
 ASKED_WITHIN = """
 import sys, torch
 from budjoule.energy.tracing.no_compiler import no_compiler
@@ -52,6 +65,10 @@ def test_an_estimate_and_a_footprint_do_without() -> None:
 
 def test_compiling_after_a_trace_works_and_so_does_tracing_after_that() -> None:
     run(ESTIMATE + THEN_COMPILE)
+
+
+def test_whoever_hides_a_function_from_the_compiler_within_a_trace_has_it_hidden() -> None:
+    run(DECORATED_WITHIN)
 
 
 def test_who_asks_for_the_compiler_within_a_trace_gets_it() -> None:
