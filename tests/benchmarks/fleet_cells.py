@@ -241,7 +241,10 @@ def tuning_jobs() -> Iterator[Job]:
     for method, rows in _GRID.items():
         for settings in rows:
             chosen = {"preset": METHODS[method]["preset"], **settings}
-            yield _job(CELLS["main"][0], method, chosen, seed=TUNING_SEED, tasks=TUNING_TASKS, command="tune")
+            tasks = TUNING_TASKS // (
+                WITHOUT_ROUNDS if method in ("fedbuff", "ftte-style") else 1
+            )  # as many as in rounds
+            yield _job(CELLS["main"][0], method, chosen, seed=TUNING_SEED, tasks=tasks, command="tune")
 
 
 CELLS = _cells()
