@@ -19,6 +19,7 @@ from budjoule.training.config.config import Training
 from budjoule.training.memory.lean_model import lean, whole_state
 from budjoule.training.memory.memory_plan import MemoryPlan
 from budjoule.training.memory.step import Step
+from budjoule.training.task.partition import Indices
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,6 +115,7 @@ class Workbench:
         seed: tuple[int, ...],
         prior: "Tensor | None" = None,
         rate_frac: float = 1.0,
+        frozen: Indices | None = None,
     ) -> Vector:
         """Train one local block and return the weights it ends with; its optimizer's state ends with it. Shape (layout.size,).
 
@@ -125,10 +127,16 @@ class Workbench:
             prior: Logarithm of the client's label frequencies, added to the scores (logit adjustment: Menon et al.,
                 ICLR 2021, arXiv:2007.07314). Shape (classes,).
             rate_frac: Share of the learning rate to use.
+            frozen: Entries of the vector that stay as they are, although the model trains them.
         """
+        import torch
+
         plan = Plan.of(self._training)
-        for _ in self.steps(start, inputs, labels, plan, {}, seed=seed, prior=prior, rate_frac=rate_frac):
-            pass
+        still = None if frozen is None else torch.from_numpy(frozen)
+        kept = None if frozen is None else torch.from_numpy(start[frozen])
+        for now in self.steps(start, inputs, labels, plan, {}, seed=seed, prior=prior, rate_frac=rate_frac):
+            if still is not None and kept is not None:
+                now[still] = kept
         return self.values()
 
     def steps(

@@ -70,7 +70,7 @@ class Training:
     batch_size: int
     local_steps: int
     logit_adjustment: bool
-    memory: MemoryLimit
+    memory: Mapping[str, MemoryLimit]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

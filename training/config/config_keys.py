@@ -11,7 +11,7 @@ from typing import Any
 
 from budjoule.energy.errors import UsageError
 from budjoule.energy.units import joules, seconds, size_bytes
-from budjoule.training.memory.limit import memory_limit
+from budjoule.training.memory.limit import memory_limits
 from budjoule.training.server.methods import METHODS, STALENESS
 
 Read = Callable[[Any], Any]
@@ -214,7 +214,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "batch_size": Key(16, whole(1, 1_000_000), "batch_size"),
         "local_steps": Key(10, whole(1, 1_000_000), "local_steps"),
         "logit_adjustment": Key(False, flag, "logit_adjustment"),
-        "memory": Key("none", memory_limit, "memory"),
+        "memory": Key("none", memory_limits, "memory"),
     },
     "update": {
         "compress": Key(["topk:0.01", "quantize:8"], names, "compress"),

@@ -18,7 +18,15 @@ _PROBE_STEPS = 200
 
 
 def cohort_plan(
-    model: "nn.Module", data: Data, training: Training, limit: MemoryLimit, *, full: Footprint, batch: int, seed: int
+    model: "nn.Module",
+    data: Data,
+    training: Training,
+    limit: MemoryLimit,
+    *,
+    full: Footprint,
+    batch: int,
+    seed: int,
+    random: bool = True,
 ) -> MemoryPlan | None:
     """What clients of a memory limit train and send; `None` where full training fits.
 
@@ -33,6 +41,7 @@ def cohort_plan(
         full: What full training takes.
         batch: Examples of one step.
         seed: Seed of the run.
+        random: Whether a layer may stay random.
 
     Raises:
         UsageError: Nothing of the model can be trained within the limit.
@@ -50,5 +59,5 @@ def cohort_plan(
         optimizer=training.optimizer,
         learning_rate=training.learning_rate,
         probe=[(data.inputs[pick], data.labels[pick]) for pick in picks],
-        seed=seed,
+        seed=seed if random else None,
     )

@@ -1,6 +1,7 @@
-"""A device's memory limit as a configuration writes it: `64 kB`, `10 %` of full training, or none."""
+"""A device's memory limit as a configuration writes it: `64 kB`, `10 %` of full training, or none; or a table of them."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,34 @@ class MemoryLimit:
     def bytes_of(self, full_bytes: float) -> float:
         """The limit of a model whose full training takes `full_bytes`. [B]"""
         return min(self.size_bytes, self.share_frac * full_bytes)
+
+
+def memory_limits(value: Any) -> Mapping[str, MemoryLimit]:
+    """Read one limit for all, under the name "", or a table of limits by device.
+
+    Raises:
+        UsageError: A limit is none.
+    """
+    if not isinstance(value, dict):
+        return {"": memory_limit(value)}
+    if not value:
+        raise UsageError("no device's memory is given; write one limit for all, or one a device")
+    return {str(device): memory_limit(limit) for device, limit in value.items()}
+
+
+def limits_of(limits: Mapping[str, MemoryLimit], devices: Iterable[str]) -> dict[str, MemoryLimit]:
+    """Each device's limit.
+
+    Raises:
+        UsageError: A device has none, or there is one for a device that is not in the fleet.
+    """
+    if "" in limits:
+        return dict.fromkeys(devices, limits[""])
+    devices = list(devices)
+    for odd in sorted({*devices} ^ {*limits}):
+        what = f"does not say what {odd!r} has" if odd in devices else f"names {odd!r}, which is not in fleet.device"
+        raise UsageError(f"training.memory {what}; write a limit for each of {', '.join(devices)}")
+    return {device: limits[device] for device in devices}
 
 
 def memory_limit(value: Any) -> MemoryLimit:

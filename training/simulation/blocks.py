@@ -22,11 +22,13 @@ import numpy as np
 
 from budjoule.energy.errors import RunError
 from budjoule.training.clients.dense import TOGETHER, DenseBlock
+from budjoule.training.clients.fleet import draw_fleet
 from budjoule.training.clients.local import Workbench, batches, block_rng
 from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
-from budjoule.training.memory.memory_plan import MemoryPlan
+from budjoule.training.memory.tiers import Tiers
+from budjoule.training.task.partition import Indices
 from budjoule.training.task.shards import Shards
 
 _BLOCK = 1  # purpose of the random stream
@@ -49,10 +51,20 @@ class Task:
     start: Vector
 
 
-def run_tasks(tasks: Sequence[Task], bench: Workbench, shards: Shards, config: Config) -> list[Vector]:
+def frozen_entries(bench: Workbench, config: Config, tiers: Tiers | None) -> list[Indices | None]:
+    """By client, the entries of the vector that its device does not train."""
+    if tiers is None:
+        return [None] * config.fleet.clients
+    by_device = {device: tiers.frozen(bench.layout, len(bench.trained_names), device) for device in tiers.by_device}
+    return [by_device[member.device] for member in draw_fleet(config)]
+
+
+def run_tasks(
+    tasks: Sequence[Task], bench: Workbench, shards: Shards, config: Config, frozen: Sequence[Indices | None]
+) -> list[Vector]:
     """The weights that blocks end with, each of shape (layout.size,); of a dense net, all with steps of as many examples."""
     if bench.dense is None:
-        return [_run(task, bench, shards, config) for task in tasks]
+        return [_run(task, bench, shards, config, frozen[task.client]) for task in tasks]
     blocks = []
     for task in tasks:
         rng, _ = block_rng(_seed(task, config))
@@ -68,7 +80,7 @@ def run_tasks(tasks: Sequence[Task], bench: Workbench, shards: Shards, config: C
     return bench.dense.train(blocks, shards.data.inputs, shards.data.labels)
 
 
-def _run(task: Task, bench: Workbench, shards: Shards, config: Config) -> Vector:
+def _run(task: Task, bench: Workbench, shards: Shards, config: Config, frozen: Indices | None) -> Vector:
     shard = shards.of(task.client)
     return bench.block(
         task.start,
@@ -77,6 +89,7 @@ def _run(task: Task, bench: Workbench, shards: Shards, config: Config) -> Vector
         seed=_seed(task, config),
         prior=shard.prior,
         rate_frac=_rate_frac(task, config),
+        frozen=frozen,
     )
 
 
@@ -95,20 +108,21 @@ class Blocks:
         bench: Trains them in this process.
         shards: Gives a client's data.
         config: The run's configuration.
-        memory: What is trained under a memory limit.
+        tiers: What each device trains under its memory limit.
         workers: How many processes train; with one it is this one.
     """
 
     def __init__(
-        self, bench: Workbench, shards: Shards, config: Config, *, memory: MemoryPlan | None = None, workers: int = 1
+        self, bench: Workbench, shards: Shards, config: Config, *, tiers: Tiers | None = None, workers: int = 1
     ) -> None:
         self._bench, self._shards, self._config = bench, shards, config
+        self._frozen = frozen_entries(bench, config, tiers)
         self._workers: list[_Worker] = []
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._begun: dict[int, Task] = {}
         self._ahead: dict[int, Future[Vector] | Vector] = {}
         if workers > 1:
-            self._workers = [_Worker(config, memory, bench.layout.size) for _ in range(workers)]
+            self._workers = [_Worker(config, tiers, bench.layout.size) for _ in range(workers)]
             self._threads = ThreadPoolExecutor(workers)
             for worker in self._workers:
                 self._idle.put(worker)
@@ -128,7 +142,7 @@ class Blocks:
         """
         if task.client not in self._ahead:
             alike = self._alike(task) if self._bench.dense is not None else [task]
-            found = run_tasks(alike, self._bench, self._shards, self._config)
+            found = run_tasks(alike, self._bench, self._shards, self._config, self._frozen)
             self._ahead.update(zip((one.client for one in alike), found, strict=True))
         self._begun.pop(task.client, None)
         ahead = self._ahead.pop(task.client)
@@ -169,9 +183,9 @@ class Blocks:
 class _Worker:
     """A process of `worker.py`: a line of JSON begins it, then it answers task by task."""
 
-    def __init__(self, config: Config, memory: MemoryPlan | None, size: int) -> None:
+    def __init__(self, config: Config, tiers: Tiers | None, size: int) -> None:
         path = [str(Path(entry).resolve()) for entry in sys.path]  # a task's own data and model are found there too
-        begin = {"config": config.document, "memory": None if memory is None else memory.to_dict()}
+        begin = {"config": config.document, "tiers": None if tiers is None else tiers.to_dict()}
         self._size_bytes = 4 * size
         self._process = subprocess.Popen(
             [sys.executable, "-m", "budjoule.training.simulation.worker"],

@@ -2,6 +2,7 @@
 
 import hashlib
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,16 @@ from budjoule.training.clients.fleet import Member, draw_fleet
 from budjoule.training.clients.local import Workbench
 from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Vector
-from budjoule.training.config.config import Config
+from budjoule.training.config.config import Config, Training
 from budjoule.training.ledger.entries import CAUSES
 from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.links.link_state import parse_link_state
 from budjoule.training.links.links import load_link
-from budjoule.training.memory.cohort import cohort_plan
 from budjoule.training.memory.lean_model import lean
+from budjoule.training.memory.limit import limits_of
 from budjoule.training.memory.memory_plan import MemoryPlan
 from budjoule.training.memory.predict import footprint
+from budjoule.training.memory.tiers import Tiers, plan_tiers
 from budjoule.training.schedulers import make_scheduler
 from budjoule.training.server.combine import parse_aggregate
 from budjoule.training.server.methods import METHODS
@@ -37,6 +39,8 @@ from budjoule.training.task.learning import load_task
 from budjoule.training.task.shards import Shards
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from budjoule.training.simulation.checkpoint import Checkpoint
 
 UNLIMITED_J = 1e9  # the ledger of a client without a budget: 32 years at one watt
@@ -54,8 +58,8 @@ class Parts:
         bench: The model, ready to train and to evaluate.
         initial: Its first weights. Shape (layout.size,).
         terms: What is the same for all clients.
-        costs: What local blocks cost.
-        memory: What clients train under their memory limit; `None` where they train everything.
+        costs: What local blocks cost, by device.
+        tiers: What clients train under their memory limits; `None` where they train everything.
         full_memory_bytes: The most that a training step holds when it trains everything. [B]
     """
 
@@ -66,8 +70,8 @@ class Parts:
     bench: Workbench
     initial: Vector
     terms: Terms
-    costs: BlockCosts
-    memory: MemoryPlan | None
+    costs: Mapping[str, BlockCosts]
+    tiers: Tiers | None
     full_memory_bytes: int
 
     @classmethod
@@ -89,17 +93,13 @@ class Parts:
         task = load_task(config)
         data, model, batch = task.data, task.model, task.batch
         full = footprint(model, data.inputs[:batch], data.labels[:batch], optimizer=training.optimizer)
-        memory = cohort_plan(model, data, training, training.memory, full=full, batch=batch, seed=config.seed)
-        costs = BlockCosts(
-            model if memory is None else lean(model, memory),
-            data.inputs[:1],
-            optimizer=training.optimizer,
-            local_steps=training.local_steps,
-            micro_batch=None if memory is None else memory.micro_batch,
-        )
-        for device in config.fleet.device_shares:
-            costs.cost(device, batch)  # an unknown device or an untraceable model is known now
-        bench = Workbench(model, training, memory=memory)
+        limits = limits_of(training.memory, config.fleet.device_shares)
+        tiers = plan_tiers(model, data, training, limits, full=full, batch=batch, seed=config.seed)
+        plans: Mapping[str, MemoryPlan | None] = dict.fromkeys(limits) if tiers is None else tiers.by_device
+        costs = {device: _costs(model, data, training, plan) for device, plan in plans.items()}
+        for device, found in costs.items():
+            found.cost(device, batch)  # an unknown device or an untraceable model is known now
+        bench = Workbench(model, training, memory=None if tiers is None else tiers.together)
         cohort = min(config.server.cohort, config.fleet.clients)
         setup_down, setup_up = setup_bytes(cohort) if config.privacy.secure_aggregation else (0, 0)
         terms = Terms(
@@ -124,7 +124,7 @@ class Parts:
             initial=bench.values(),
             terms=terms,
             costs=costs,
-            memory=memory,
+            tiers=tiers,
             full_memory_bytes=full.peak_bytes,
         )
 
@@ -144,7 +144,7 @@ class Parts:
 
     def blocks(self, workers: int) -> Blocks:
         """Where local blocks are trained."""
-        return Blocks(self.bench, self.shards, self.config, memory=self.memory, workers=workers)
+        return Blocks(self.bench, self.shards, self.config, tiers=self.tiers, workers=workers)
 
     def simulator(self, checkpoint: "Checkpoint", record: Record, blocks: Blocks) -> Simulator:
         """The simulator at its start, its ledgers in the checkpoint's file.
@@ -193,7 +193,7 @@ class Parts:
             "overspent_clients": sum(row["overspent_j"] > 0 for row in by_client),
             "uplink_bytes": totals.uplink_bytes,
             "downlink_bytes": totals.downlink_bytes,
-            "peak_memory_bytes": self.full_memory_bytes if self.memory is None else self.memory.peak_bytes,
+            "peak_memory_bytes": self.full_memory_bytes if self.tiers is None else self.tiers.peak_bytes,
             "full_memory_bytes": self.full_memory_bytes,
             "simulated_duration_s": simulator.now_s,
             "wall_duration_s": totals.wall_duration_s,
@@ -245,7 +245,7 @@ class Parts:
                 budget_j=min(config.budget.energy_j, UNLIMITED_J),
             ),
             scheduler=make_scheduler(config.schedule.policy, seed=config.seed, client=member.client),
-            cost=self.costs.cost(member.device, batch),
+            cost=self.costs[member.device].cost(member.device, batch),
             link=load_link(member.link),
             link_state=parse_link_state(config.fleet.link_state, seed=config.seed, client=member.client),
         )
@@ -257,6 +257,9 @@ class Parts:
             "device": member.device,
             "link": member.link,
             "examples": self.shards.size(member.client),
+            "peak_memory_bytes": (
+                self.full_memory_bytes if self.tiers is None else self.tiers.by_device[member.device].peak_bytes
+            ),
             "budget_j": ledger.budget_j if self.config.budget.energy_j < UNLIMITED_J else None,
             "spent_j": ledger.spent_j,
             "spent_by_cause_j": ledger.spent_by_cause_j,
@@ -276,3 +279,13 @@ class Parts:
         updates = min(config.server.cohort if method.synchronous else config.server.buffer_size, config.fleet.clients)
         trained = updates * config.training.local_steps * config.training.batch_size
         return max(1, -(-len(self.data.test_labels) // (3 * trained)))
+
+
+def _costs(model: "nn.Module", data: Data, training: Training, plan: MemoryPlan | None) -> BlockCosts:
+    return BlockCosts(
+        model if plan is None else lean(model, plan),
+        data.inputs[:1],
+        optimizer=training.optimizer,
+        local_steps=training.local_steps,
+        micro_batch=None if plan is None else plan.micro_batch,
+    )

@@ -12,8 +12,8 @@ import numpy as np
 
 from budjoule.training.clients.local import Workbench, one_thread
 from budjoule.training.config.config import load_config
-from budjoule.training.memory.memory_plan import MemoryPlan
-from budjoule.training.simulation.blocks import Task, run_tasks
+from budjoule.training.memory.tiers import Tiers
+from budjoule.training.simulation.blocks import Task, frozen_entries, run_tasks
 from budjoule.training.task.learning import load_task
 
 
@@ -25,16 +25,17 @@ def main() -> None:
     tasks = sys.stdin.buffer
     begin = json.loads(tasks.readline())
     config = load_config(begin["config"])
-    memory = None if begin["memory"] is None else MemoryPlan.from_dict(begin["memory"])
+    tiers = None if begin["tiers"] is None else Tiers.from_dict(begin["tiers"])
     with one_thread():
         task = load_task(config)
-        bench = Workbench(task.model, config.training, memory=memory)
+        bench = Workbench(task.model, config.training, memory=None if tiers is None else tiers.together)
+        frozen = frozen_entries(bench, config, tiers)
         size_bytes = 4 * bench.layout.size
         while len(numbers := tasks.read(24)) == 24:
             client, count, base_version = np.frombuffer(numbers, "<i8").tolist()
             start = np.frombuffer(tasks.read(size_bytes), np.float32).copy()  # writable, as torch wants it
             begun = Task(client=client, count=count, base_version=base_version, start=start)
-            answers.write(run_tasks([begun], bench, task.shards, config)[0].tobytes())
+            answers.write(run_tasks([begun], bench, task.shards, config, frozen)[0].tobytes())
             answers.flush()
 
 
