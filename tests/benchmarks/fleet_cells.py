@@ -88,7 +88,7 @@ METHODS: dict[str, Document] = {
     "fedbuff": {
         "preset": "fedbuff",
         "server": {"buffer_size": 10, "learning_rate": 0.2},
-        "training": {"learning_rate": 0.1},
+        "training": {"learning_rate": 0.2},
     },
     "ftte-style": {
         "preset": "ftte-style",
@@ -106,7 +106,7 @@ METHODS: dict[str, Document] = {
     "fedbuff + loss": {
         "preset": "fedbuff",
         "server": {"buffer_size": 10, "learning_rate": 0.2, "average": 0.9},
-        "training": {"learning_rate": 0.1, "logit_adjustment": True},
+        "training": {"learning_rate": 0.2, "logit_adjustment": True},
     },
     "fedavg + loss": {
         "preset": "fedavg",
