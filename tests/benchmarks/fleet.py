@@ -6,7 +6,7 @@ cohorts and buffers on other seeds, into `fleet-tuning.jsonl`.
 
     python tests/benchmarks/fleet.py run [--cells main] [--methods "fedavg;budjoule"] [--shard 1/2] [--limit-s 480]
     python tests/benchmarks/fleet.py tune [--shard 1/2] [--limit-s 480]
-    python tests/benchmarks/fleet.py table
+    python tests/benchmarks/fleet.py table [--seeds 2]
     python tests/benchmarks/fleet.py grid
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="begin no run after so many seconds")
     options = parser.parse_args()
     if options.what == "table":
-        print_tables(read(RESULTS / "fleet.jsonl"))
+        print_tables([row for row in read(RESULTS / "fleet.jsonl") if row["seed"] < options.seeds])
     elif options.what == "grid":
         print_grid(read(RESULTS / "fleet-tuning.jsonl"))
     elif options.what == "tune":

@@ -1,8 +1,8 @@
 """What the fleet benchmark runs: the cells, the methods and ablations with their tuned settings, and the tuning grid.
 
 A run is long enough that its curve covers what it is compared on: `TASKS` local tasks in rounds, and twice as many without
-them, which still take a fraction of the time. Methods
-are compared at equal accuracy, joules or bytes, never at equal tasks. The targets were fixed from FedAvg's accuracy on the tuning seeds before anything else ran.
+them, which still take a fraction of the time. Methods are compared at equal accuracy, joules or bytes, never at equal tasks.
+The targets were fixed from FedAvg's accuracy on the tuning seeds before anything else ran.
 """
 
 import hashlib

@@ -161,10 +161,8 @@ class Workbench:
         """
         import torch
 
-        rng = np.random.default_rng(seed)
-        torch.default_generator.manual_seed(
-            int(rng.integers(2**62))
-        )  # torch.manual_seed notes a stack for each GPU library
+        rng, own_seed = block_rng(seed)
+        torch.default_generator.manual_seed(own_seed)  # torch.manual_seed notes a stack for each GPU library
         self.load(start)
         self._model.train()
         mixed = plan.precision == "bf16-mixed"
