@@ -96,7 +96,9 @@ class Parts:
         limits = limits_of(training.memory, config.fleet.device_shares)
         tiers = plan_tiers(model, data, training, limits, full=full, batch=batch, seed=config.seed)
         plans: Mapping[str, MemoryPlan | None] = dict.fromkeys(limits) if tiers is None else tiers.by_device
-        costs = {device: _costs(model, data, training, plan) for device, plan in plans.items()}
+        different = {id(plan): plan for plan in plans.values()}  # devices of one tier share what is traced
+        traced = {key: _costs(model, data, training, plan) for key, plan in different.items()}
+        costs = {device: traced[id(plan)] for device, plan in plans.items()}
         for device, found in costs.items():
             found.cost(device, batch)  # an unknown device or an untraceable model is known now
         bench = Workbench(model, training, memory=None if tiers is None else tiers.together)

@@ -192,6 +192,7 @@ class Checkpoint:
         simulator.now_s, simulator.events, simulator.order = numbers["now_s"], numbers["events"], numbers["order"]
         simulator.stopped = numbers["stopped"]
         simulator.set_free(numbers["free"])
+        simulator.go_on()
         simulator.record.restore(numbers["record"])
         self._events = {event.order for event in queue}
         self._versions = set(versions)

@@ -361,10 +361,13 @@ class Simulator:
         self.server.give_up(self, client)
 
     def set_free(self, clients: Iterable[int]) -> None:
-        """Say which clients are at rest, in an order that later choices depend on; the others go on with what they do."""
+        """Say which clients are at rest, in an order that later choices depend on."""
         self.free = list(clients)
         self._out = {event.subject for event in self.queue if event.kind in ("block", "cut", "arrive", "lost")}
         self._place = {client: place for place, client in enumerate(self.free)}
+
+    def go_on(self) -> None:
+        """Begin anew the blocks that were under way at a checkpoint."""
         for event in sorted(self.queue):
             if event.kind == "block":
                 self._blocks.begin(self._task(event.subject))
