@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from budjoule.energy.errors import UsageError
 from budjoule.training.task.data import load_data
@@ -37,6 +38,15 @@ def fashion(tmp_path: Path) -> Path:
         write_idx(folder / f"{part}-images-idx3-ubyte.gz", rng.integers(0, 256, (count, 28, 28)))
         write_idx(folder / f"{part}-labels-idx1-ubyte", rng.integers(0, 10, count))
     return folder
+
+
+def test_digits_are_scikit_learns_own_whatever_their_order() -> None:
+    images, labels = load_digits(return_X_y=True)
+    data = load_data("digits", 0)
+    found = torch.cat([data.inputs, data.test_inputs]).flatten(1) * 16
+    classes = torch.cat([data.labels, data.test_labels])
+    ours = torch.cat([found, classes[:, None]], dim=1).long().tolist()
+    assert sorted(ours) == sorted(np.column_stack([images, labels]).astype(int).tolist())
 
 
 def test_fashion_mnist_is_found_by_environment_or_path(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from budjoule.training import memory
 model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 4))
 bj.estimate(model, torch.rand(2, 8), device="cpu-generic", mode="training", optimizer="adam")
 memory.footprint(model, torch.rand(2, 8), torch.zeros(2, dtype=torch.long))
-assert "torch._dynamo" not in sys.modules, "loaded"
+loaded = {"torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy"} & set(sys.modules)
+assert not loaded, loaded
 """
 
 THEN_COMPILE = """
@@ -54,6 +55,25 @@ assert hidden() == 1 and hidden.__wrapped__.__dynamo_disable is not hidden.__wra
 """
 
 
+SYMBOLS_WITHIN = """
+import sys
+from importlib.util import find_spec
+from budjoule.energy.tracing.no_compiler import no_compiler
+
+with no_compiler():
+    import sympy as kept
+    from torch.fx.experimental.symbolic_shapes import has_guarding_hint, is_nested_int, sym_eq, sym_or
+    assert find_spec("sympy") and find_spec("torch.fx.experimental.symbolic_shapes") and find_spec("torch._dynamo")
+    assert sym_eq((2, 3), (2, 3)) and not sym_eq((2, 3), (2, 4)) and sym_or(False, True)
+    assert not is_nested_int(3) and has_guarding_hint(3) and "sympy.core" not in sys.modules
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    assert kept.Basic.__module__ == "sympy.core.basic"
+    symbol = ShapeEnv().create_unbacked_symint()
+    assert not has_guarding_hint(symbol)
+    assert not isinstance(sym_eq(symbol, 2), bool)
+"""
+
+
 def failure(program: str) -> str:
     """What a program that failed said; empty if it did not."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -74,3 +94,7 @@ def test_whoever_hides_a_function_from_the_compiler_within_a_trace_has_it_hidden
 
 def test_who_asks_for_the_compiler_within_a_trace_gets_it() -> None:
     assert failure(ASKED_WITHIN) == ""
+
+
+def test_who_asks_for_symbols_within_a_trace_gets_them_even_of_functions_taken_before() -> None:
+    assert failure(SYMBOLS_WITHIN) == ""
