@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from budjoule.training.compression.update import Vector
 
@@ -102,7 +103,7 @@ class DenseNet:
         return cls(layers, training.learning_rate)
 
     def train(self, blocks: Sequence[DenseBlock], inputs: "Tensor", labels: "Tensor") -> list[Vector]:
-        """The weights that each block ends with; all have as many steps of as many examples.
+        """The weights that each block ends with; all have as many steps, of examples that fill as many `rows`.
 
         Args:
             blocks: The blocks, `TOGETHER` at most.
@@ -116,16 +117,16 @@ class DenseNet:
         rates = torch.tensor([[[self._rate * block.rate_frac]] for block in blocks])
         priors = [block.prior for block in blocks if block.prior is not None]
         prior = torch.stack(priors)[:, None] if priors else None
-        examples = torch.from_numpy(np.stack([block.examples for block in blocks]))
+        index, share = (torch.from_numpy(part) for part in _batches(blocks))
+        height = share.shape[1]
         weights = [part.requires_grad_() for layer in self._layers for part in layer.take(flat)]
         width, classes = self._layers[0].shape[1], self._layers[-1].shape[0]
-        for step in range(examples.shape[1]):
-            index = examples[:, step].reshape(-1)
-            seen = inputs[index].view(count, examples.shape[2], width)
+        for step in index:
+            seen = inputs[step].view(count, height, width)
             scores = self._scores(weights, torch.nn.functional.pad(seen, (0, _whole(width) - width)))[..., :classes]
             scores = scores if prior is None else scores + prior
-            loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels[index], reduction="sum")
-            slopes = torch.autograd.grad(loss / examples.shape[2], weights)
+            losses = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels[step], reduction="none")
+            slopes = torch.autograd.grad(losses.dot(share.flatten()), weights)
             with torch.no_grad():
                 for weight, slope in zip(weights, slopes, strict=True):
                     weight.sub_(slope.mul_(rates))
@@ -142,6 +143,23 @@ class DenseNet:
             x = x.bmm(weight) if layer.bias is None else next(left).baddbmm(x, weight)
             x = x.relu() if layer.relu else x
         return x
+
+
+def rows(examples: int) -> int:
+    """How many rows a step's examples take: the rest stays empty, so that blocks of more and of fewer train together."""
+    return _whole(examples)
+
+
+def _batches(blocks: Sequence[DenseBlock]) -> "tuple[NDArray[np.int64], NDArray[np.float32]]":
+    """By step, each row's example, and each row's part in its client's loss. Shapes (steps, clients * rows), (clients, rows)."""
+    steps, examples = blocks[0].examples.shape
+    index = np.zeros((steps, len(blocks), rows(examples)), np.int64)
+    share = np.zeros(index.shape[1:], np.float32)
+    for client, block in enumerate(blocks):
+        count = block.examples.shape[1]
+        index[:, client, :count] = block.examples
+        share[client, :count] = 1 / count
+    return index.reshape(steps, -1), share
 
 
 def _whole(width: int) -> int:

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from budjoule.energy.errors import RunError
-from budjoule.training.clients.dense import TOGETHER, DenseBlock
+from budjoule.training.clients.dense import TOGETHER, DenseBlock, rows
 from budjoule.training.clients.fleet import draw_fleet
 from budjoule.training.clients.local import Workbench, batches, block_rng
 from budjoule.training.clients.plan import Plan
@@ -62,7 +62,7 @@ def frozen_entries(bench: Workbench, config: Config, tiers: Tiers | None) -> lis
 def run_tasks(
     tasks: Sequence[Task], bench: Workbench, shards: Shards, config: Config, frozen: Sequence[Indices | None]
 ) -> list[Vector]:
-    """The weights that blocks end with, each of shape (layout.size,); of a dense net, all with steps of as many examples."""
+    """The weights that blocks end with, each of shape (layout.size,); of a dense net, all with steps of as many rows."""
     if bench.dense is None:
         return [_run(task, bench, shards, config, frozen[task.client]) for task in tasks]
     blocks = []
@@ -149,16 +149,17 @@ class Blocks:
         return ahead.result() if isinstance(ahead, Future) else ahead
 
     def _alike(self, task: Task) -> list[Task]:
-        """The task, and others that are under way with steps of as many examples."""
+        """The task, and others that are under way with steps of as many rows."""
         most = self._config.training.batch_size
 
-        def size(one: Task) -> int:
-            return min(most, self._shards.size(one.client))
+        def height(one: Task) -> int:
+            return rows(min(most, self._shards.size(one.client)))
 
+        wanted = height(task)
         others = (
             one
             for one in self._begun.values()
-            if one.client != task.client and one.client not in self._ahead and size(one) == size(task)
+            if one.client != task.client and one.client not in self._ahead and height(one) == wanted
         )
         return [task, *islice(others, TOGETHER - 1)]
 
