@@ -1,7 +1,7 @@
 """The same FedAvg job in budjoule's engine and in Flower's simulation: seconds, and peak memory of the whole process tree.
 
 Digits, the small net, 10 local steps of 16, every client in every round. Memory is the proportional set size summed over
-the tree, polled, so that pages which processes share count once; what importing torch and scikit-learn alone takes
+the tree, polled, so that pages which processes share count once; what importing torch alone takes
 is printed beside it. `--scaling` runs budjoule alone, semi-asynchronously, with more and more clients.
 
 Flower needs an environment of its own (`pip install "flwr[simulation]==1.41.*"`, with budjoule and its needs importable):
@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 POLL_S = 0.1
-IMPORTS = "import torch, sklearn.datasets"
+IMPORTS = "import torch"
 OURS = """
 import sys, budjoule as bj
 clients, rounds, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2000, help="updates of a run of the scaling table")
     options = parser.parse_args()
     _, bare_s, bare_bytes = watch([sys.executable, "-c", IMPORTS])
-    print(f"importing torch and scikit-learn takes {bare_s:.1f} processor seconds and {bare_bytes / 1e6:.0f} MB\n")
+    print(f"importing torch takes {bare_s:.1f} processor seconds and {bare_bytes / 1e6:.0f} MB\n")
     if options.scaling:
         print(
             "| clients | updates | seconds | processor seconds | peak MB | above the imports |\n|---|---|---|---|---|---|"
