@@ -217,6 +217,8 @@ SUITE = (
     Microbenchmark(name="heavy elements", pins="cycles of a transcendental element", build=lambda cores: (Apply(torch.erf, 4), torch.randn(cores << 16))),
     Microbenchmark(name="softmax and norm", pins="reductions", training=True, build=lambda cores: (nn.Sequential(nn.LayerNorm(512), nn.Softmax(-1)), torch.randn(256 * cores, 512))),
     Microbenchmark(name="batch norm", pins="reductions over a batch", training=True, build=lambda cores: (nn.Sequential(nn.BatchNorm2d(24), nn.ReLU()), torch.randn(12 * cores, 24, 20, 20))),
+    Microbenchmark(name="pooling", pins="loops over single elements", training=True, kinds=("cpu",), build=lambda cores: (nn.Sequential(nn.BatchNorm2d(8), nn.MaxPool2d(2)), torch.randn(8 * cores, 8, 32, 32))),
+    Microbenchmark(name="dropout", pins="random numbers", training=True, kinds=("cpu",), build=lambda cores: (nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.1), nn.ReLU()), torch.randn(256 * cores, 64))),
     Microbenchmark(name="narrow convolution", pins="convolutions of few channels", training=True, build=lambda cores: (nn.Conv2d(1, 8, 3, padding=1), torch.randn(16 * cores, 1, 28, 28))),
     Microbenchmark(name="wide convolution", pins="convolutions of many channels", training=True, build=lambda cores: (nn.Conv2d(64, 64, 3, padding=1), torch.randn(16 * cores, 64, 8, 8))),
     Microbenchmark(name="convolutions with norms", pins="convolutions as they are used", training=True, build=lambda cores: (nn.Sequential(_conv(8, 16), _conv(16, 24, 2)), torch.randn(16 * cores, 8, 24, 24))),

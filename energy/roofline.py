@@ -39,6 +39,10 @@ OVERLAP_HOST = 8.0
 # A program issues about 36 integer instructions for every 100 in fp32; lanes that run both have so much less time for the latter.
 # Source: NVIDIA Turing GPU architecture white paper, 2018, which gave integers lanes of their own for this reason.
 FP32_ISSUE_FRAC = 100 / 136
+# Elements that PyTorch gives a thread at least: at::internal::GRAIN_SIZE. Fewer run on one core.
+GRAIN = 32768.0
+# Output channels that a processor's convolution takes at once, on cores with 512-bit vectors and on others: oneDNN's blocked layouts.
+WIDE_BLOCK, BLOCK, WIDE_FLOP_PER_CLOCK = 16.0, 8.0, 32.0
 # A wider matrix unit is fed by the same shared memory (128 bytes a clock on each of these architectures) and waits more. The exponent
 # was looked at on A100, A10 and H100, whose large bf16 products reach 0.70, 0.97 and 0.62 of their peaks at 2048, 1024 and 4096 FLOP a clock.
 FEED_EXPONENT = 0.25
@@ -61,8 +65,10 @@ class Features:
     flop: np.ndarray
     flop_energy: np.ndarray  # index of the coefficient of joules a FLOP
     zeros: np.ndarray  # bool
-    light: np.ndarray  # elements over all lanes
+    lanes: np.ndarray  # lanes that share the elements
+    light: np.ndarray  # elements over these lanes
     heavy: np.ndarray
+    loop: np.ndarray  # elements over the cores; zero on a GPU
     activation_bytes: np.ndarray
     weight_bytes: np.ndarray
     launches: np.ndarray
@@ -94,9 +100,12 @@ def features(work: Workload, spec: "DeviceSpec") -> Features:
             op.flop,
             op.elements,
             op.heavy_elements,
+            op.loop_elements,
+            op.serial,
             op.activation_bytes,
             op.weight_bytes,
             op.launches,
+            op.cpu_launches,
             op.product,
             op.zeros,
         )
@@ -153,7 +162,14 @@ def _arrays(
         ]
     )
     joules_of = {"fp32": "e_fp32_j", "tf32": "e_tf32_j"}
-    lanes = spec.units * spec.lanes
+    on_cpu = spec.kind == "cpu"
+    cores = np.full(len(ops), float(spec.units))
+    if on_cpu:
+        cores = np.clip(column([op.elements for op in ops]) / GRAIN, 1.0, cores)
+        block = WIDE_BLOCK if spec.peak_flop_per_clock("fp32") >= WIDE_FLOP_PER_CLOCK else BLOCK
+        convs = kind == "conv"
+        fill[convs] *= np.ceil(shape[2, convs] / block) * block / shape[2, convs]
+    lanes = cores * spec.lanes
     return Features(
         row_of=row_of,
         row_calls=row_calls,
@@ -177,11 +193,15 @@ def _arrays(
             dtype=np.intp,
         ),
         zeros=np.array([op.zeros for op in ops], dtype=bool),
+        lanes=lanes,
         light=column([op.elements - op.heavy_elements for op in ops]) / lanes,
         heavy=column([op.heavy_elements for op in ops]) / lanes,
+        loop=on_cpu
+        * column([op.loop_elements for op in ops])
+        / np.where(np.array([op.serial for op in ops], dtype=bool), 1.0, cores),
         activation_bytes=column([op.activation_bytes for op in ops]),
         weight_bytes=column([op.weight_bytes for op in ops]),
-        launches=column([op.launches for op in ops]),
+        launches=column([op.cpu_launches if on_cpu and op.cpu_launches is not None else op.launches for op in ops]),
         products=np.isin(kind, ("matmul", "batched_matmul", "attention")).astype(float),
         convs=np.isin(kind, ("conv", *DEPTHWISE)).astype(float),
         views=(kind == "view").astype(float),
@@ -202,7 +222,7 @@ class Roofline:
     """The equations of a workload with the coefficients filled in: a clock is all that they lack.
 
     ``t_op   = (t_math^q + t_dram^q)^(1/q) + launches t_kernel``
-    ``t_math = FLOP excess (1 + K0/K) / (units FLOP_per_clock f eff)``, and ``(light c_light + heavy c_heavy) / (lanes f)`` for elements
+    ``t_math = FLOP excess (1 + K0/K) / (units FLOP_per_clock f eff)``, and ``(light c_light + heavy c_heavy) / (lanes f) + loop c_loop / (cores f)`` for elements
     ``t_dram = (miss activation_bytes + weight_bytes) / (bandwidth eff_dram)``, ``miss = a^2 / (a^2 + (cache_frac cache)^2)``
     ``T_host = t_launch launches + t_product products + t_conv convs + t_view views + t_module module_calls``
     ``t      = (T_gpu^8 + T_host^8)^(1/8)`` on a GPU, ``T_gpu + T_host`` on a CPU, where the host does the work itself
@@ -233,6 +253,7 @@ class Roofline:
             f.filled_clocks * started / x[:, f.efficiency]
             + f.light * coef("cycles_light")
             + f.heavy * coef("cycles_heavy")
+            + f.loop * coef("cycles_loop")
         )
         squared = f.activation_bytes**2
         cached = coef("cache_frac") * spec.cache_bytes
@@ -250,8 +271,7 @@ class Roofline:
             + f.views * coef("t_view_s")
         )
         # joules of each op at the lowest voltage, and in memory
-        lanes = spec.units * spec.lanes
-        self.math_j = x[:, f.flop_energy] * f.flop * started * np.where(f.zeros, coef("zeros_frac"), 1.0) + lanes * (
+        self.math_j = x[:, f.flop_energy] * f.flop * started * np.where(f.zeros, coef("zeros_frac"), 1.0) + f.lanes * (
             f.light * coef("e_light_j") + f.heavy * coef("e_heavy_j")
         )
         self.dram_j = coef("e_dram_j") * dram_bytes

@@ -36,9 +36,12 @@ class OpCost:
         flop: Floating-point operations on the matrix unit, or on the vector unit for depthwise convolutions.
         elements: Elements that pass through the vector unit, reductions counted twice.
         heavy_elements: Those of `elements` that need a transcendental function.
+        loop_elements: Elements that a processor's kernel takes one at a time, and a GPU's does not.
+        serial: One core takes those, whatever the number.
         activation_bytes: Activation bytes read and written. [B]
         weight_bytes: Parameter, gradient and optimizer-state bytes read and written. [B]
         launches: Kernels launched.
+        cpu_launches: Kernels launched on a processor, where a GPU needs another number.
         calls: How many times this op runs in the step.
         product: `(batch, m, n, k)` of the matrix product it is, or is lowered to.
         zeros: An input was written by a ReLU, so about half of it is zero.
@@ -53,9 +56,12 @@ class OpCost:
     flop: int = 0
     elements: int = 0
     heavy_elements: int = 0
+    loop_elements: int = 0
+    serial: bool = False
     activation_bytes: int = 0
     weight_bytes: int = 0
     launches: int = 1
+    cpu_launches: int | None = None
     calls: int = 1
     product: tuple[int, int, int, int] | None = None
     zeros: bool = False

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from budjoule.energy.ops.rule import Counted, first, numel, rule, size_bytes
+from budjoule.energy.ops.rule import Counted, argument, first, numel, rule, size_bytes
 
 
 @rule(
@@ -121,11 +121,34 @@ def scatter(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
 
 @rule("native_dropout", "_fused_dropout")
 def dropout(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return Counted(kind="elementwise", elements=2 * args[0].numel())
+    return Counted(
+        kind="elementwise",
+        elements=2 * args[0].numel(),
+        loop=_coins(args[0].numel(), args[1]),
+        serial=True,
+        cpu_launches=3,
+    )
+
+
+@rule("bernoulli")
+def bernoulli(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    chance = argument(args, kwargs, 1, "p")
+    return Counted(
+        kind="elementwise",
+        elements=2 * numel(out),
+        heavy=numel(out),
+        read_bytes=0,
+        loop=_coins(numel(out), chance if isinstance(chance, float) else 0.5),
+        serial=True,
+    )
+
+
+def _coins(count: int, chance: float) -> int:
+    """Loop elements of so many coins: the less one can tell how a coin falls, the more often the processor guesses wrong."""
+    return round(count * (0.9 + 3.5 * min(chance, 1 - chance)))
 
 
 @rule(
-    "bernoulli",
     "normal",
     "uniform",
     "rand",
@@ -146,4 +169,6 @@ def dropout(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     "_sample_dirichlet",
 )
 def random(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return Counted(kind="elementwise", elements=2 * numel(out), heavy=numel(out), read_bytes=0)
+    return Counted(
+        kind="elementwise", elements=2 * numel(out), heavy=numel(out), read_bytes=0, loop=numel(out) // 3, serial=True
+    )

@@ -26,12 +26,16 @@ def norm_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Coun
     "batch_norm",
 )
 def batch_norm(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return Counted(kind="reduction", elements=2 * args[0].numel())
+    count = args[0].numel()
+    # a processor takes a batch's statistics plane by plane; the argument before momentum and eps says whether they are taken
+    takes = len(args) > 5 and any(value is True for value in args[3:6])
+    return Counted(kind="reduction", elements=2 * count, loop=count // 3 if takes and args[0].dim() > 2 else 0)
 
 
 @rule("native_batch_norm_backward", "cudnn_batch_norm_backward", "batch_norm_backward")
 def batch_norm_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
-    return Counted(kind="reduction", elements=4 * args[0].numel(), launches=2)
+    count = args[0].numel()
+    return Counted(kind="reduction", elements=4 * count, launches=2, loop=count // 6 if args[0].dim() > 2 else 0)
 
 
 @rule(

@@ -48,7 +48,7 @@ FOREACH = "add sub mul div addcmul addcdiv lerp sqrt rsqrt pow neg abs sign maxi
 def foreach(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     # the multi-tensor kernels take up to about 110 tensors in a launch
     count = len(args[0])
-    return Counted(kind="elementwise", elements=numel(args[0]), launches=-(-count // 110))
+    return Counted(kind="elementwise", elements=numel(args[0]), launches=-(-count // 110), cpu_launches=count)
 
 
 @rule("_fused_adam", "_fused_adamw", "_fused_sgd", "_fused_adagrad")

@@ -1,6 +1,7 @@
 """Reductions, scans, sorts, pooling and resampling: cost follows the larger of input and output, counted twice."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log2, prod
 from typing import Any
 
@@ -16,12 +17,26 @@ def reduction(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="reduction", elements=2 * numel(args[0]))
 
 
-@rule("sort", "argsort", "topk", "kthvalue", "_unique2", "unique_dim", "msort", "randperm", "multinomial")
-def sort(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+@rule("kthvalue", "_unique2", "unique_dim", "randperm", "multinomial")
+def radix_sort(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     count = numel(args[0]) if args and not isinstance(args[0], int) else numel(out)
     # a radix sort passes over keys and values a few times
     passes = min(8, max(1, round(log2(max(count, 2)) / 4)))
     return Counted(kind="reduction", elements=2 * passes * count, launches=1 + passes)
+
+
+@rule("sort", "argsort", "msort")
+def sort(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    # a processor compares: n log2 n
+    dim = kwargs.get("dim", args[1] if len(args) > 1 and type(args[1]) is int else -1)
+    row = args[0].shape[dim] if args[0].dim() else 1
+    return replace(radix_sort(args, kwargs, out), loop=round(numel(args[0]) * log2(max(row, 2))))
+
+
+@rule("topk")
+def topk(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    kept = first(out).numel()
+    return replace(radix_sort(args, kwargs, out), loop=round(kept * log2(max(args[1], 2))))
 
 
 @rule(
@@ -48,24 +63,31 @@ def ctc(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     return Counted(kind="reduction", elements=8 * numel(args[0]), heavy=4 * numel(args[0]), launches=2)
 
 
-@rule(
-    "max_pool2d_with_indices",
-    "max_pool3d_with_indices",
-    "avg_pool2d",
-    "avg_pool3d",
-    "max_pool2d",
-    "max_pool1d",
-    "avg_pool1d",
-)
+@rule("max_pool2d", "max_pool1d")
 def pool(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     kernel = argument(args, kwargs, 1, "kernel_size", [1])
     taps = prod(kernel) if isinstance(kernel, (list, tuple)) else kernel
     return Counted(kind="reduction", elements=first(out).numel() * max(1, taps))
 
 
-@rule(
-    "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward", "avg_pool2d_backward", "avg_pool3d_backward"
-)
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices")
+def pool_with_indices(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    counted = pool(args, kwargs, out)
+    return replace(counted, loop=counted.elements)
+
+
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def average_pool(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    counted = pool(args, kwargs, out)
+    return replace(counted, loop=counted.elements // 3)
+
+
+@rule("avg_pool2d_backward", "avg_pool3d_backward")
+def average_pool_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
+    return replace(pool_backward(args, kwargs, out), loop=numel(out) // 4)
+
+
+@rule("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
 def pool_backward(args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Counted:
     # the input is only looked at for its shape
     return Counted(kind="reduction", elements=2 * numel(out), read_bytes=size_bytes(args[0]) * 2)

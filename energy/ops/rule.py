@@ -18,7 +18,10 @@ class Counted:
         flop: Floating-point operations on a matrix unit (depthwise: on the lanes).
         elements: Elements through the vector unit.
         heavy: Those of them that need a transcendental function.
+        loop: Elements that a processor's kernel takes one at a time, as a share of a max pooling's comparison each.
+        serial: One core takes those, whatever the number.
         launches: Kernels launched.
+        cpu_launches: Kernels launched on a processor, where a GPU needs another number.
         product: `(batch, m, n, k)` of the product.
         read_bytes: Bytes read, where they are not simply all tensor arguments. [B]
         written_bytes: Bytes written, where they are not simply all outputs. [B]
@@ -30,7 +33,10 @@ class Counted:
     flop: int = 0
     elements: int = 0
     heavy: int = 0
+    loop: int = 0
+    serial: bool = False
     launches: int = 1
+    cpu_launches: int | None = None
     product: tuple[int, int, int, int] | None = None
     read_bytes: int | None = None
     written_bytes: int | None = None

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import budjoule as bj
-from budjoule.energy.device import profile_paths
+from budjoule.energy.device import DeviceProfile, load_profile, profile_paths
+from budjoule.energy.roofline import BLOCK, WIDE_BLOCK
+from budjoule.energy.workload import OpCost
 
 SHIPPED = [name for name, path in profile_paths() if "profiles" in path.parts and "calibration" in path.parts]
 
@@ -153,3 +155,53 @@ def test_wider_matrix_unit_gains_less_than_its_width() -> None:
 def test_what_devices_have_in_common_says_that_it_is_no_device() -> None:
     (note,) = (n for n in bj.predict(work(), device="gpu-generic").notes if "gpu-generic" in n)
     assert "have in common" in note
+
+
+def one(spec_of: str, **cost: Any) -> bj.Workload:
+    """A step of one op."""
+    op = OpCost(name="aten.op", kind="elementwise", precision="fp32", launches=0, **cost)
+    return bj.Workload(model=spec_of, mode="inference", precision="fp32", optimizer=None, ops=(op,))
+
+
+def on_cores(count: int) -> DeviceProfile:
+    profile = load_profile("cpu-generic")
+    return replace(profile, spec=replace(profile.spec, units=count))
+
+
+def test_more_cores_share_loops_and_large_ops_but_neither_small_ones_nor_random_numbers() -> None:
+    def ratio(**cost: Any) -> float:
+        alone, shared = (bj.predict(one("op", **cost), device=on_cores(n)).duration_s for n in (1, 4))
+        return alone / shared
+
+    many, few = 10_000_000, 10_000
+    assert ratio(elements=many) == pytest.approx(4)
+    assert ratio(elements=many, loop_elements=many) == pytest.approx(4)
+    assert ratio(elements=few) == pytest.approx(1)
+    assert ratio(elements=few, loop_elements=few) == pytest.approx(1)
+    assert 1 < ratio(elements=many, loop_elements=many, serial=True) < 1.5
+
+
+def test_loops_and_launches_of_a_processor_cost_a_gpu_nothing() -> None:
+    plain = one("op", elements=10_000_000)
+    loops = one("op", elements=10_000_000, loop_elements=10_000_000, cpu_launches=50)
+    on_gpu, on_cpu = (
+        [bj.predict(w, device=device).duration_s for w in (plain, loops)] for device in ("a10-pcie-24gb", "cpu-generic")
+    )
+    assert on_gpu[0] == on_gpu[1]
+    assert on_cpu[1] > 2 * on_cpu[0]
+
+
+def test_small_op_on_many_cores_takes_the_joules_of_its_elements_once() -> None:
+    joules = [bj.predict(one("op", elements=10_000), device=on_cores(n)) for n in (1, 64)]
+    busy = [e.energy_j - e.idle_energy_j for e in joules]
+    assert busy[1] == pytest.approx(busy[0], rel=0.01)
+
+
+def test_convolution_of_few_channels_fills_part_of_a_processors_vectors() -> None:
+    def conv(channels: int) -> float:
+        step = bj.trace(nn.Conv2d(16, channels, 3, bias=False), torch.empty(64, 16, 64, 64))
+        return bj.predict(step, device="cpu-generic").duration_s
+
+    block = int(WIDE_BLOCK if load_profile("cpu-generic").spec.peak_flop_per_clock("fp32") >= 32 else BLOCK)
+    assert conv(block // 2) == pytest.approx(conv(block), rel=0.25)
+    assert conv(4 * block) > 3 * conv(block)
