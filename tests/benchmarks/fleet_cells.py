@@ -135,10 +135,10 @@ _GRID: dict[str, list[Document]] = {
     ]
     + [
         {
-            "server": {"buffer_size": 20, "learning_rate": rate},
-            "training": {"learning_rate": 0.1, "memory": "70 %"},
+            "server": {"buffer_size": 20, "learning_rate": server},
+            "training": {"learning_rate": rate, "memory": "70 %"},
         }
-        for rate in (0.3, 1.0)
+        for server, rate in ((0.3, 0.1), (1.0, 0.1), (0.3, 0.2), (0.2, 0.2))
     ],
     "budjoule": [
         *({"server": {"buffer_size": 10}, "training": {"learning_rate": rate}} for rate in (0.1, 0.15, 0.2)),
