@@ -38,7 +38,32 @@ def print_tables(rows: list[Row]) -> None:
     print("\nNot run:\n")
     for cell, methods in missing.items():
         print(f"- {cell}: {'every method' if len(methods) == len(METHODS) else ', '.join(methods)}")
-    print(f"- of the {len(CELLS['grid'])} cells of clients, stragglers and partitions, those that no table above is of")
+    print_grid_cells([row for row in rows if row["seed"] == SEEDS[0]])
+
+
+def print_grid_cells(rows: list[Row]) -> None:
+    """Of all clients, stragglers and partitions, one seed: where `budjoule` is ahead of FedBuff, and where it is not."""
+    ahead, behind, absent = 0, [], 0
+    for cell in map(name, CELLS["grid"]):
+        pair = [
+            next((r for r in rows if r["cell"] == cell and r["method"] == m), None) for m in ("budjoule", "fedbuff")
+        ]
+        ours, theirs = pair
+        if ours is None or theirs is None:
+            absent += 1
+            continue
+        target = _targets(cell)[0]
+        both = [[reached(row, target, column) for row in (ours, theirs)] for column in (TIME, JOULES)]
+        if all(mine is not None and (other is None or mine < other) for mine, other in both):
+            ahead += 1
+        else:
+            behind.append(f"{cell}: ends at {ours['accuracy_frac']:.2f}, FedBuff at {theirs['accuracy_frac']:.2f}")
+    print(
+        f"\nIn {ahead} of {len(CELLS['grid'])} cells budjoule reaches the first target sooner and on fewer joules than FedBuff"
+    )
+    print(f"(seed {SEEDS[0]}; {absent} cells not run). Not in:\n")
+    for line in behind:
+        print(f"- {line}")
 
 
 def print_cell(cell: str, rows: list[Row]) -> None:
