@@ -11,7 +11,7 @@ ASSUMED = "assumed: engineering estimate"
 HOROWITZ = "scaled from Horowitz, Computing's energy problem, ISSCC 2014, doi:10.1109/ISSCC.2014.6757323"
 ZEROS = "data-dependent GPU power, up to about 40 % of it: Gregersen, Patel, Choukse, arXiv 2409.18324"
 WINOGRAD = "Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, arXiv 1509.09308"
-LOOPS = "PyTorch 2.13 on an AMD EPYC: 12 to 22 clocks an element of max pooling and of dropout"
+LOOPS = "assumed; `budjoule calibrate` finds 18 to 23 with PyTorch 2.13 on an AMD EPYC"
 EAGER = "assumed: PyTorch eager overheads on server CPUs, a few microseconds an operator"
 
 

@@ -41,8 +41,7 @@ OVERLAP_HOST = 8.0
 FP32_ISSUE_FRAC = 100 / 136
 # Elements that PyTorch gives a thread at least: at::internal::GRAIN_SIZE. Fewer run on one core.
 GRAIN = 32768.0
-# Output channels that a processor's convolution takes at once, on cores with 512-bit vectors and on others: oneDNN's blocked layouts.
-WIDE_BLOCK, BLOCK, WIDE_FLOP_PER_CLOCK = 16.0, 8.0, 32.0
+WIDE_FLOP_PER_CLOCK = 32.0  # of fp32, from which a core is taken to have vectors of 512 bits
 # A wider matrix unit is fed by the same shared memory (128 bytes a clock on each of these architectures) and waits more. The exponent
 # was looked at on A100, A10 and H100, whose large bf16 products reach 0.70, 0.97 and 0.62 of their peaks at 2048, 1024 and 4096 FLOP a clock.
 FEED_EXPONENT = 0.25
@@ -143,18 +142,7 @@ def _arrays(
     kind = np.array([op.kind for op in ops])
     product = np.isin(kind, PRODUCTS) | np.isin(kind, DEPTHWISE)
     flop = column([op.flop for op in ops])
-    fill = np.ones(len(ops))
-    if spec.kind == "gpu":
-        fed = np.isin(kind, ("matmul", "batched_matmul", "attention"))
-        rate = column([spec.peak_flop_per_clock(unit) for unit in units])
-        fill[tensor & fed] *= (rate[tensor & fed] / FEED_FLOP_PER_CLOCK) ** FEED_EXPONENT
-        if spec.integers_share_lanes:
-            fill[~tensor & np.isin(kind, PRODUCTS)] /= FP32_ISSUE_FRAC
-        for select, tiles in ((tensor, TENSOR_TILES), (~tensor, VECTOR_TILES)):
-            chosen = select & np.isin(kind, PRODUCTS)
-            if chosen.any():
-                batch, m, n, k = shape[:, chosen]
-                fill[chosen] *= excess(batch, m, n, k, spec.units, tiles)
+    fill = _fill(kind, units, tensor, shape, spec)
     peak = column(
         [
             spec.units * spec.peak_flop_per_clock("fp32" if op.kind in DEPTHWISE else unit)
@@ -166,9 +154,6 @@ def _arrays(
     cores = np.full(len(ops), float(spec.units))
     if on_cpu:
         cores = np.clip(column([op.elements for op in ops]) / GRAIN, 1.0, cores)
-        block = WIDE_BLOCK if spec.peak_flop_per_clock("fp32") >= WIDE_FLOP_PER_CLOCK else BLOCK
-        convs = kind == "conv"
-        fill[convs] *= np.ceil(shape[2, convs] / block) * block / shape[2, convs]
     lanes = cores * spec.lanes
     return Features(
         row_of=row_of,
@@ -207,6 +192,31 @@ def _arrays(
         views=(kind == "view").astype(float),
         module_calls=module_calls,
     )
+
+
+def _fill(kind: np.ndarray, units: list[str], tensor: np.ndarray, shape: np.ndarray, spec: "DeviceSpec") -> np.ndarray:
+    """Time of each product over that of the same FLOP on units that are full and fed. `(op,)`"""
+    fill = np.ones(kind.size)
+    if spec.kind == "cpu":
+        convs, block = kind == "conv", conv_block(spec)
+        fill[convs] *= np.ceil(shape[2, convs] / block) * block / shape[2, convs]
+        return fill
+    fed = np.isin(kind, ("matmul", "batched_matmul", "attention"))
+    rate = np.array([spec.peak_flop_per_clock(unit) for unit in units], dtype=float)
+    fill[tensor & fed] *= (rate[tensor & fed] / FEED_FLOP_PER_CLOCK) ** FEED_EXPONENT
+    if spec.integers_share_lanes:
+        fill[~tensor & np.isin(kind, PRODUCTS)] /= FP32_ISSUE_FRAC
+    for select, tiles in ((tensor, TENSOR_TILES), (~tensor, VECTOR_TILES)):
+        chosen = select & np.isin(kind, PRODUCTS)
+        if chosen.any():
+            batch, m, n, k = shape[:, chosen]
+            fill[chosen] *= excess(batch, m, n, k, spec.units, tiles)
+    return fill
+
+
+def conv_block(spec: "DeviceSpec") -> int:
+    """Output channels that a processor's convolution takes at once: a vector of 512 bits, or two of fewer (oneDNN's blocked layouts)."""
+    return 16 if spec.peak_flop_per_clock("fp32") >= WIDE_FLOP_PER_CLOCK else 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

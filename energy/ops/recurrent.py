@@ -10,7 +10,7 @@ import torch
 
 from budjoule.energy.ops.rule import Counted, rule, tensors
 
-# Kernels of one step on a processor, forward and backward, where oneDNN has no fused layer: one for each gate's sum, product and slope.
+# Kernels of one step on a processor, forward and backward, where oneDNN has no fused layer: about one for each sum, product and slope.
 STEP_LAUNCHES = {0: (4, 8), 1: (4, 8), 3: (14, 30)}
 GATES = {0: 1, 1: 1, 2: 4, 3: 3}  # by cuDNN's mode: ReLU, tanh, LSTM, GRU
 

@@ -72,6 +72,7 @@ def fuse(calls: Sequence[Call]) -> tuple[OpCost, ...]:
             call.op,
             activation_bytes=max(least, call.op.activation_bytes - read - kept),
             launches=call.op.launches if kernel == index else 0,
+            cpu_launches=call.op.cpu_launches if kernel == index else None,
         )
         total[op] = total.get(op, 0) + op.calls
     return tuple(replace(op, calls=count) for op, count in total.items())

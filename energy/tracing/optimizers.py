@@ -15,7 +15,7 @@ from budjoule.energy.workload import OpCost
 CHUNK = 65536  # elements a thread block takes, and ...
 BLOCKS = 320  # ... blocks a launch takes: aten/src/ATen/native/cuda/MultiTensorApply.cuh
 TENSORS = 48  # tensors a launch takes, between 110 for one list and 30 for five
-STEP_CALLS = 8  # launches' worth of host time on a processor to call backward, step and zero_grad: 30 us beside PyTorch 2.13's 3 to 4 a launch
+STEP_CALLS = 8  # launches' worth of host time on a processor to call backward, step and zero_grad (assumed)
 
 
 @dataclass(frozen=True, slots=True)

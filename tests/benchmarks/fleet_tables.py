@@ -38,6 +38,7 @@ def print_tables(rows: list[Row]) -> None:
     print("\nNot run:\n")
     for cell, methods in missing.items():
         print(f"- {cell}: {'every method' if len(methods) == len(METHODS) else ', '.join(methods)}")
+    print("- in the other cells of the grid: what their table above lacks")
     print_grid_cells([row for row in rows if row["seed"] == SEEDS[0]])
 
 
@@ -45,13 +46,11 @@ def print_grid_cells(rows: list[Row]) -> None:
     """Of all clients, stragglers and partitions, one seed: where `budjoule` is ahead of FedBuff, and where it is not."""
     ahead, behind, absent = 0, [], 0
     for cell in map(name, CELLS["grid"]):
-        pair = [
-            next((r for r in rows if r["cell"] == cell and r["method"] == m), None) for m in ("budjoule", "fedbuff")
-        ]
-        ours, theirs = pair
-        if ours is None or theirs is None:
+        found = {row["method"]: row for row in rows if row["cell"] == cell}
+        if not {"budjoule", "fedbuff"} <= set(found):
             absent += 1
             continue
+        ours, theirs = found["budjoule"], found["fedbuff"]
         target = _targets(cell)[0]
         both = [[reached(row, target, column) for row in (ours, theirs)] for column in (TIME, JOULES)]
         if all(mine is not None and (other is None or mine < other) for mine, other in both):

@@ -1,7 +1,8 @@
-"""How wrong is this machine's calibrated profile on training steps that neither its fit nor its making has seen?
+"""How wrong is this machine's calibrated profile on training steps that its fit has not seen?
 
 Ten models under two optimizers are timed and set beside their estimates. The estimator's terms for processors were chosen on other
-workloads, with these unlooked at: their first table was the first time that they ran. Time only; joules need a counter.
+workloads; only the kernels of a recurrent layer were counted after the first table here had shown them missing. Time only; joules
+need a counter.
 
     budjoule calibrate && python tests/benchmarks/this_machine.py [--seconds 1]
 
@@ -18,10 +19,8 @@ from torch.nn import functional as F
 
 import budjoule as bj
 from budjoule.calibration.calibrate import NAME
+from budjoule.calibration.microbenchmarks import LEARNING_RATE, OPTIMIZERS
 from budjoule.calibration.reading import least_disturbed, read_step
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-LEARNING_RATE = 1e-5  # so small that a second of steps changes nothing that takes time
 
 
 class Last(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 
 import budjoule as bj
 from budjoule.energy.device import DeviceProfile, load_profile, profile_paths
-from budjoule.energy.roofline import BLOCK, WIDE_BLOCK
+from budjoule.energy.roofline import conv_block
 from budjoule.energy.workload import OpCost
 
 SHIPPED = [name for name, path in profile_paths() if "profiles" in path.parts and "calibration" in path.parts]
@@ -157,10 +157,10 @@ def test_what_devices_have_in_common_says_that_it_is_no_device() -> None:
     assert "have in common" in note
 
 
-def one(spec_of: str, **cost: Any) -> bj.Workload:
+def one(**cost: Any) -> bj.Workload:
     """A step of one op."""
     op = OpCost(name="aten.op", kind="elementwise", precision="fp32", launches=0, **cost)
-    return bj.Workload(model=spec_of, mode="inference", precision="fp32", optimizer=None, ops=(op,))
+    return bj.Workload(model="op", mode="inference", precision="fp32", optimizer=None, ops=(op,))
 
 
 def on_cores(count: int) -> DeviceProfile:
@@ -170,7 +170,7 @@ def on_cores(count: int) -> DeviceProfile:
 
 def test_more_cores_share_loops_and_large_ops_but_neither_small_ones_nor_random_numbers() -> None:
     def ratio(**cost: Any) -> float:
-        alone, shared = (bj.predict(one("op", **cost), device=on_cores(n)).duration_s for n in (1, 4))
+        alone, shared = (bj.predict(one(**cost), device=on_cores(n)).duration_s for n in (1, 4))
         return alone / shared
 
     many, few = 10_000_000, 10_000
@@ -182,8 +182,8 @@ def test_more_cores_share_loops_and_large_ops_but_neither_small_ones_nor_random_
 
 
 def test_loops_and_launches_of_a_processor_cost_a_gpu_nothing() -> None:
-    plain = one("op", elements=10_000_000)
-    loops = one("op", elements=10_000_000, loop_elements=10_000_000, cpu_launches=50)
+    plain = one(elements=10_000_000)
+    loops = one(elements=10_000_000, loop_elements=10_000_000, cpu_launches=50)
     on_gpu, on_cpu = (
         [bj.predict(w, device=device).duration_s for w in (plain, loops)] for device in ("a10-pcie-24gb", "cpu-generic")
     )
@@ -192,7 +192,7 @@ def test_loops_and_launches_of_a_processor_cost_a_gpu_nothing() -> None:
 
 
 def test_small_op_on_many_cores_takes_the_joules_of_its_elements_once() -> None:
-    joules = [bj.predict(one("op", elements=10_000), device=on_cores(n)) for n in (1, 64)]
+    joules = [bj.predict(one(elements=10_000), device=on_cores(n)) for n in (1, 64)]
     busy = [e.energy_j - e.idle_energy_j for e in joules]
     assert busy[1] == pytest.approx(busy[0], rel=0.01)
 
@@ -202,6 +202,6 @@ def test_convolution_of_few_channels_fills_part_of_a_processors_vectors() -> Non
         step = bj.trace(nn.Conv2d(16, channels, 3, bias=False), torch.empty(64, 16, 64, 64))
         return bj.predict(step, device="cpu-generic").duration_s
 
-    block = int(WIDE_BLOCK if load_profile("cpu-generic").spec.peak_flop_per_clock("fp32") >= 32 else BLOCK)
+    block = conv_block(load_profile("cpu-generic").spec)
     assert conv(block // 2) == pytest.approx(conv(block), rel=0.25)
     assert conv(4 * block) > 3 * conv(block)

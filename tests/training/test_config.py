@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,5 +141,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[2] / "examples").glob("*.toml")), ids=lambda path: path.name
 )
-def test_examples_load(path: Path) -> None:
-    load_config(path)
+def test_examples_load_and_say_the_same_when_written_out(path: Path) -> None:
+    config = load_config(path)
+    assert load_config(config.document) == replace(config, name="run")

@@ -422,4 +422,7 @@ def test_closing_an_attached_ledger_leaves_the_callers_connection_open(database)
     database.execute("BEGIN")
     with Ledger.attach(database, "client-1", budget_j=10):
         pass
+    assert database.in_transaction
     database.execute("COMMIT")
+    database.execute("BEGIN")
+    assert Ledger.attach(database, "client-1", budget_j=10).remaining_j == 10

@@ -8,19 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import budjoule as bj
+from budjoule.calibration.microbenchmarks import Apply
 from budjoule.energy.tracing.optimizers import STEP_CALLS
 
 X = torch.empty(8, 16, 32, 32)
 COUNT = X.numel()
-
-
-class Apply(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 def loops(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor = X) -> tuple[int, bool]:

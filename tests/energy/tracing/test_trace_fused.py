@@ -56,6 +56,20 @@ def test_products_stay_kernels_of_their_own() -> None:
     assert [op.launches for op in fused.ops if op.kind == "matmul"] == [1, 1]
 
 
+def test_what_joins_a_kernel_launches_none_on_a_processor_either() -> None:
+    lead, joined = (
+        Call(
+            op=OpCost(name=name, kind="elementwise", precision="fp32", elements=10, cpu_launches=9),
+            reads=((place, 40),),
+            writes=((place + 1, 40),),
+            numel=10,
+        )
+        for place, name in enumerate("ab")
+    )
+    fused = fuse([lead, joined])
+    assert [(op.launches, op.cpu_launches) for op in fused] == [(1, 9), (0, None)]
+
+
 @st.composite
 def steps(draw: st.DrawFn) -> list[Call]:
     calls: list[Call] = []
