@@ -101,6 +101,7 @@ METHODS: dict[str, Document] = {
     "budjoule - error feedback": {**_OURS, "update": {"error_feedback": False}},
     "budjoule - scheduler": {**_OURS, "schedule": {"policy": "every-block"}},
     "budjoule - age": {**_OURS, "server": {"buffer_size": 10, "staleness": "constant"}},
+    "budjoule - damping": {**_OURS, "server": {"buffer_size": 10, "damping": False}},
     "budjoule + variance": {**_OURS, "server": {"buffer_size": 10, "staleness": "age-variance"}},
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
@@ -141,14 +142,10 @@ _GRID: dict[str, list[Document]] = {
         for server, rate in ((0.3, 0.1), (1.0, 0.1), (0.3, 0.2), (0.2, 0.2))
     ],
     "budjoule": [
-        *({"server": {"buffer_size": 10}, "training": {"learning_rate": rate}} for rate in (0.1, 0.15, 0.2)),
-        {"server": {"buffer_size": 20}, "training": {"learning_rate": 0.2}},
-        {"server": {"buffer_size": 10}, "training": {"learning_rate": 0.1, "learning_rate_decay": 0.999}},
-        {
-            "server": {"buffer_size": 10},
-            "training": {"learning_rate": 0.1},
-            "update": {"compress": ["topk:0.05", "quantize:8"]},
-        },
+        *({"server": {"buffer_size": 10}, "training": {"learning_rate": rate}} for rate in (0.15, 0.2, 0.3)),
+        {"server": {"buffer_size": 10, "damping": False}, "training": {"learning_rate": 0.15}},
+        {"server": {"buffer_size": 20}, "training": {"learning_rate": 0.3}},
+        {"server": {"buffer_size": 10}, "training": {"learning_rate": 0.2, "learning_rate_decay": 0.999}},
     ],
     "fedbuff": [
         *(

@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from budjoule.training.server.methods import METHODS, STALENESS, Arrival, age_variance, aggregate, polynomial
+from budjoule.training.server.methods import (
+    METHODS,
+    STALENESS,
+    Arrival,
+    age_variance,
+    aggregate,
+    agreement,
+    damping,
+    polynomial,
+)
 
 FLOATS = st.floats(-100, 100, width=32)
 
@@ -47,6 +56,54 @@ def test_a_straying_update_weighs_less() -> None:
     weights = age_variance([*near, arrival(rng.normal(0, 30, 50))])
     assert weights[:5].min() > 10 * weights[5]
     assert weights.max() == 1.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    deltas=st.lists(arrays(np.float32, 5, elements=FLOATS), min_size=1, max_size=6),
+    age=st.integers(0, 50),
+    scale=st.sampled_from((0.125, 8.0)),
+)
+def test_damping_stays_between_one_and_its_share_of_the_age_whatever_the_scale(
+    deltas: list[np.ndarray], age: int, scale: float
+) -> None:
+    updates = [arrival(delta, age) for delta in deltas]
+    shares = np.ones(len(updates))
+    factor = damping(updates, shares)
+    assert 1 / (1 + age) <= factor <= 1
+    assert damping([arrival(delta * scale, age) for delta in deltas], 3 * shares) == pytest.approx(factor)
+
+
+def test_damping_counts_what_updates_in_flight_repeat() -> None:
+    along, across = np.array([1.0, 0.0]), np.array([0.0, 2.0])
+    shares = np.ones(2)
+
+    def of(first: np.ndarray, second: np.ndarray, age: int) -> float:
+        return damping([arrival(first, age), arrival(second, age)], shares)
+
+    assert of(along, 3 * along, 9) == pytest.approx(1 / 10)
+    assert of(along, 3 * along, 0) == 1.0
+    assert of(along, across, 9) == 1.0
+    assert of(along, -along, 9) == 1.0
+    assert of(along, along + across / 2, 9) == pytest.approx(1 / (1 + 9 * 0.5**0.5))
+    assert damping([arrival(along, 9)], np.ones(1)) == 1.0
+    assert agreement([arrival(np.zeros(2), 9)] * 2, shares) == 0.0
+
+
+def distance_after(steps: int, age: int, *, damped: bool) -> float:
+    """How far from the minimum of ``|w|^2 / 2`` two clients end who both go there at once, from where the server was `age` steps ago."""
+    past = [np.ones(3, np.float32)] * (age + 1)
+    for _ in range(steps):
+        two = [arrival(-past[-1 - age], age)] * 2
+        rate = damping(two, np.ones(2)) if damped else 1.0
+        past.append(aggregate(past[-1], two, np.ones(2), rate))
+    return float(np.linalg.norm(past[-1]))
+
+
+@pytest.mark.parametrize("age", [3, 10, 40])
+def test_damped_steps_converge_at_any_age_where_whole_ones_diverge(age: int) -> None:
+    assert distance_after(60 * age, age, damped=True) < 1e-3
+    assert distance_after(10 * age, age, damped=False) > 2
 
 
 def test_fedavg_weighs_by_examples() -> None:

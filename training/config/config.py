@@ -99,6 +99,7 @@ class ServerConfig:
     learning_rate: float
     average: float
     staleness: str
+    damping: bool
     broadcast: tuple[str, ...]
     aggregate: str
     deadline_s: float | None

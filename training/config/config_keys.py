@@ -231,6 +231,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "learning_rate": Key(1.0, number(0, 1e3, open_low=True), "learning_rate"),
         "average": Key(0.9, number(0, 0.999999), "average"),
         "staleness": Key("polynomial", choice(*STALENESS), "staleness"),
+        "damping": Key(False, flag, "damping"),
         "broadcast": Key([], names, "broadcast"),
         "aggregate": Key("mean", text, "aggregate"),
         "deadline": Key(

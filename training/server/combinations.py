@@ -58,6 +58,10 @@ REFUSALS = (
         "privacy.epsilon needs public weights, and age-variance looks at the updates; set server.staleness = 'polynomial'",
     ),
     Refusal(
+        lambda c: _private(c) and c.server.damping,
+        "privacy.epsilon covers what does not look at the updates, and damping does; set server.damping = false",
+    ),
+    Refusal(
         lambda c: _secure(c) and not METHODS[c.server.method].synchronous,
         "privacy.secure_aggregation needs a cohort that is fixed before it sends, and a buffer takes whoever comes first; "
         "set server.method = 'fedavg' or 'fedavg-deadline'",

@@ -57,6 +57,39 @@ def aggregate(
     return step
 
 
+def damping(arrivals: Sequence[Arrival], shares: Weights) -> float:
+    """What a step is shortened to because what is in flight will say the same again: ``1 / (1 + tau c)``, at most 1.
+
+    Updates that left with an old version cannot know of the steps made since, and with clients alike they repeat them: of tau steps
+    in the meantime, tau c. Where updates are at right angles, or fresh, nothing is repeated and the step stays whole. A step against
+    the gradient of a quadratic, seen tau versions late, converges while rate times curvature is below 2 sin(pi / (4 tau + 2)) (Levin
+    and May, Theoretical Population Biology 9, 1976); 1 / (1 + tau) is below it for every tau.
+
+    Args:
+        arrivals: Updates, at least one; tau is their mean age by shares, and c their `agreement`.
+        shares: What each weighs; positive. Shape (len(arrivals),).
+    """
+    age = float(np.average([arrival.staleness for arrival in arrivals], weights=shares))
+    return 1.0 / (1.0 + age * agreement(arrivals, shares)) if age else 1.0
+
+
+def agreement(arrivals: Sequence[Arrival], shares: Weights) -> float:
+    """How far updates point one way: 0 at right angles and against each other, 1 along one line; 0 of a single update.
+
+    ``c = max(0, (|sum_i s_i d_i|^2 - sum_i |s_i d_i|^2) / ((sum_i |s_i d_i|)^2 - sum_i |s_i d_i|^2))``, the mean cosine of two of them,
+    weighed by their lengths. FedExP lengthens a server's step by the same ratio (Jhunjhunwala et al., ICLR 2023, arXiv:2301.09604).
+    """
+    total = np.zeros(arrivals[0].values.shape, np.float64)
+    lengths = np.zeros(len(arrivals))
+    for place, (arrival, share) in enumerate(zip(arrivals, shares, strict=True)):
+        weighed = share * arrival.values.astype(np.float64)
+        lengths[place] = np.sqrt(np.sum(weighed**2))
+        total += weighed
+    alone = float(np.sum(lengths**2))
+    pairs = float(np.sum(lengths)) ** 2 - alone
+    return min(1.0, max(0.0, (float(np.sum(total**2)) - alone) / pairs)) if pairs > 0 else 0.0
+
+
 def constant(arrivals: Sequence[Arrival]) -> Weights:
     """Every update alike."""
     return np.ones(len(arrivals))

@@ -19,7 +19,7 @@ from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.combine import Combine, parse_aggregate
-from budjoule.training.server.methods import METHODS, STALENESS, Arrival, aggregate
+from budjoule.training.server.methods import METHODS, STALENESS, Arrival, aggregate, damping
 from budjoule.training.server.privacy import clipped, noisy_mean, noisy_share, plan_privacy
 from budjoule.training.server.secure_client import Ring, threshold
 from budjoule.training.server.secure_sum import SMALLEST, ring_code, unmask, unpack_masked
@@ -264,8 +264,8 @@ class Server:
         else:
             weigh = self._method.weigh_privately if self.privacy else self._method.weigh
             shares = weigh(arrivals, STALENESS[self._config.staleness])
-            rate, combine = self._config.learning_rate, self._rule()
-            state.weights = aggregate(state.weights, arrivals, shares, rate, combine=combine)
+            rate = self._config.learning_rate * (damping(arrivals, shares) if self._config.damping else 1.0)
+            state.weights = aggregate(state.weights, arrivals, shares, rate, combine=self._rule())
         state.version += 1
         # The ramp lets the average forget the untrained first versions.
         kept = np.float32(min(self._config.average, state.version / (10.0 + state.version)))
