@@ -76,7 +76,7 @@ def _cells() -> dict[str, list[Document]]:
 
 
 # A method: its preset, and what was tuned on the tuning seed (see `fleet.py grid`).
-_OURS: Document = {"preset": "budjoule", "server": {"buffer_size": 10}, "training": {"learning_rate": 0.15}}
+_OURS: Document = {"preset": "budjoule", "server": {"buffer_size": 10}, "training": {"learning_rate": 0.2}}
 METHODS: dict[str, Document] = {
     "fedavg": {"preset": "fedavg", "server": {"cohort": 40}, "training": {"learning_rate": 0.2}},
     "fedavg, thrifty": {"preset": "fedavg", "server": {"cohort": 10}, "training": {"learning_rate": 0.2}},
@@ -96,12 +96,17 @@ METHODS: dict[str, Document] = {
         "training": {"learning_rate": 0.1, "memory": "70 %"},
     },
     "budjoule": _OURS,
-    "budjoule - sparse w*": {**_OURS, "training": {"learning_rate": 0.15, "memory": "none"}},
+    "budjoule - sparse w*": {**_OURS, "training": {"learning_rate": 0.2, "memory": "none"}},
     "budjoule - compression": {**_OURS, "update": {"compress": [], "error_feedback": False}},
     "budjoule - error feedback": {**_OURS, "update": {"error_feedback": False}},
     "budjoule - scheduler": {**_OURS, "schedule": {"policy": "every-block"}},
     "budjoule - age": {**_OURS, "server": {"buffer_size": 10, "staleness": "constant"}},
-    "budjoule - damping": {**_OURS, "server": {"buffer_size": 10, "damping": False}},
+    # At the rate that was best without it.
+    "budjoule - damping": {
+        **_OURS,
+        "server": {"buffer_size": 10, "damping": False},
+        "training": {"learning_rate": 0.15},
+    },
     "budjoule + variance": {**_OURS, "server": {"buffer_size": 10, "staleness": "age-variance"}},
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
