@@ -145,6 +145,16 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
         _E,
     ),
     Coefficient(
+        "memory_frac",
+        "1",
+        "power of a GPU while kernels run that no clock of its cores changes, such as its memory's, as a share of the power limit",
+        0.05,
+        0.05,
+        0.7,
+        0.4,
+        _E,
+    ),
+    Coefficient(
         "host_frac",
         "1",
         "power while a context is open, beyond idle, as a share of the power limit",

@@ -236,7 +236,7 @@ class Roofline:
     ``t_dram = (miss activation_bytes + weight_bytes) / (bandwidth eff_dram)``, ``miss = a^2 / (a^2 + (cache_frac cache)^2)``
     ``T_host = t_launch launches + t_product products + t_conv convs + t_view views + t_module module_calls``
     ``t      = (T_gpu^8 + T_host^8)^(1/8)`` on a GPU, ``T_gpu + T_host`` on a CPU, where the host does the work itself
-    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_gpu) + e_dram bytes``
+    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_gpu) + P_memory T_gpu + e_dram bytes``
 
     Args:
         f: The workload on this device.
@@ -294,6 +294,8 @@ class Roofline:
         self.idle_frac, self.leak_frac = x[:, INDEX["idle_frac"]], x[:, INDEX["leak_frac"]]
         self.host_w = x[:, INDEX["host_frac"]] * spec.power_limit_w
         self.busy_w = x[:, INDEX["busy_frac"]] * spec.power_limit_w
+        # a processor's clock hardly varies in a fit, so the two would be one
+        self.memory_w = x[:, INDEX["memory_frac"]] * spec.power_limit_w * (spec.kind == "gpu")
 
     def at(self, clock_hz: np.ndarray) -> Cost:
         """Time and energy of the step at a clock for each setting. `(setting,)` [Hz]"""
@@ -304,6 +306,7 @@ class Roofline:
             duration_s=duration_s,
             energy_j=(idle_w + self.host_w) * duration_s
             + dynamic * (self.step_math_j + busy_w * device_s)
+            + self.memory_w * device_s
             + self.step_dram_j,
             idle_energy_j=idle_w * duration_s,
         )
@@ -331,6 +334,7 @@ class Roofline:
         op_j = (
             (idle_w + self.host_w)[:, None] * shared_s
             + dynamic[:, None] * (self.math_j + busy_w[:, None] * op_s)
+            + self.memory_w[:, None] * op_s
             + self.dram_j
         )
         return shared_s, op_j
