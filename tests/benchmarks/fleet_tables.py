@@ -39,18 +39,19 @@ def print_tables(rows: list[Row]) -> None:
     for cell, methods in missing.items():
         print(f"- {cell}: {'every method' if len(methods) == len(METHODS) else ', '.join(methods)}")
     print("- in the other cells of the grid: what their table above lacks")
-    print_grid_cells([row for row in rows if row["seed"] == SEEDS[0]])
+    for method in ("budjoule", "budjoule - damping"):
+        print_grid_cells([row for row in rows if row["seed"] == SEEDS[0]], method)
 
 
-def print_grid_cells(rows: list[Row]) -> None:
-    """Of all clients, stragglers and partitions, one seed: where `budjoule` is ahead of FedBuff, and where it is not."""
+def print_grid_cells(rows: list[Row], method: str) -> None:
+    """Of all clients, stragglers and partitions, one seed: where a method is ahead of FedBuff, and where it is not."""
     ahead, behind, absent = 0, [], 0
     for cell in map(name, CELLS["grid"]):
         found = {row["method"]: row for row in rows if row["cell"] == cell}
-        if not {"budjoule", "fedbuff"} <= set(found):
+        if not {method, "fedbuff"} <= set(found):
             absent += 1
             continue
-        ours, theirs = found["budjoule"], found["fedbuff"]
+        ours, theirs = found[method], found["fedbuff"]
         target = _targets(cell)[0]
         both = [[reached(row, target, column) for row in (ours, theirs)] for column in (TIME, JOULES)]
         if all(mine is not None and (other is None or mine < other) for mine, other in both):
@@ -58,9 +59,9 @@ def print_grid_cells(rows: list[Row]) -> None:
         else:
             behind.append(f"{cell}: ends at {ours['accuracy_frac']:.2f}, FedBuff at {theirs['accuracy_frac']:.2f}")
     print(
-        f"\nIn {ahead} of {len(CELLS['grid'])} cells budjoule reaches the first target sooner and on fewer joules than FedBuff"
+        f"\nIn {ahead} of {len(CELLS['grid']) - absent} cells {method} reaches the first target sooner and on fewer joules"
     )
-    print(f"(seed {SEEDS[0]}; {absent} cells not run). Not in:\n")
+    print(f"than FedBuff (seed {SEEDS[0]}; {absent} of the grid's {len(CELLS['grid'])} cells not run). Not in:\n")
     for line in behind:
         print(f"- {line}")
 
