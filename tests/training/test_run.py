@@ -182,6 +182,23 @@ def test_with_every_block_and_no_compression_it_is_fedbuff(small: dict[str, Any]
     assert ours[0]["model_sha256"] == fedbuff[0]["model_sha256"]
 
 
+def test_clients_alike_learn_where_their_steps_are_damped_and_diverge_where_they_are_not(run_bits: Bits) -> None:
+    """40 in flight and a buffer of 2: every update is 20 versions late, and all of them say the same."""
+    document = {
+        "task": {"data": "digits", "model": "mlp", "partition": "iid"},
+        "fleet": {"clients": 40, "straggler_frac": 0.0},
+        "budget": {"energy": "none"},
+        "training": {"learning_rate": 0.6, "local_steps": 8},
+        "update": {"compress": [], "error_feedback": False},
+        "schedule": {"policy": "every-block", "slot": "none"},
+        "server": {"cohort": 40, "buffer_size": 2, "average": 0.0},
+        "stop": {"rounds": 100, "target_accuracy_frac": "none", "duration": "none"},
+    }
+    accuracy = [run_bits(document, f"server.damping={damping}")[0]["accuracy_frac"] for damping in ("true", "false")]
+    assert accuracy[0] > 0.6
+    assert accuracy[1] < 0.4
+
+
 @pytest.mark.parametrize(("net", "off"), [("conv", 0.0), ("mlp", 1e-6)])
 def test_one_client_with_a_buffer_of_one_is_plain_sgd(tmp_path: Path, net: str, off: float) -> None:
     """K = 1, one client, nothing compressed: each version is w + (local - w), local by torch's own SGD, to the bit.
