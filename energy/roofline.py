@@ -41,7 +41,9 @@ OVERLAP_HOST = 8.0
 FP32_ISSUE_FRAC = 100 / 136
 # Elements that PyTorch gives a thread at least: at::internal::GRAIN_SIZE. Fewer run on one core.
 GRAIN = 32768.0
-WIDE_FLOP_PER_CLOCK = 32.0  # of fp32, from which a core is taken to have vectors of 512 bits
+WIDE_FLOP_PER_CLOCK = (
+    32.0  # of fp32, from which a core is taken to have vectors of 512 bits (assumed: two units of 256 have as many)
+)
 # A wider matrix unit is fed by the same shared memory (128 bytes a clock on each of these architectures) and waits more. The exponent
 # was looked at on A100, A10 and H100, whose large bf16 products reach 0.70, 0.97 and 0.62 of their peaks at 2048, 1024 and 4096 FLOP a clock.
 FEED_EXPONENT = 0.25
@@ -199,7 +201,7 @@ def _fill(kind: np.ndarray, units: list[str], tensor: np.ndarray, shape: np.ndar
     fill = np.ones(kind.size)
     if spec.kind == "cpu":
         convs, block = kind == "conv", conv_block(spec)
-        fill[convs] *= np.ceil(shape[2, convs] / block) * block / shape[2, convs]
+        fill[convs] = np.ceil(shape[2, convs] / block) * block / shape[2, convs]
         return fill
     fed = np.isin(kind, ("matmul", "batched_matmul", "attention"))
     rate = np.array([spec.peak_flop_per_clock(unit) for unit in units], dtype=float)
@@ -215,7 +217,7 @@ def _fill(kind: np.ndarray, units: list[str], tensor: np.ndarray, shape: np.ndar
 
 
 def conv_block(spec: "DeviceSpec") -> int:
-    """Output channels that a processor's convolution takes at once: a vector of 512 bits, or two of fewer (oneDNN's blocked layouts)."""
+    """Output channels that a processor's convolution takes at once: 16 with vectors of 512 bits, else 8 (oneDNN's blocked layouts)."""
     return 16 if spec.peak_flop_per_clock("fp32") >= WIDE_FLOP_PER_CLOCK else 8
 
 
@@ -236,7 +238,7 @@ class Roofline:
     ``t_dram = (miss activation_bytes + weight_bytes) / (bandwidth eff_dram)``, ``miss = a^2 / (a^2 + (cache_frac cache)^2)``
     ``T_host = t_launch launches + t_product products + t_conv convs + t_view views + t_module module_calls``
     ``t      = (T_gpu^8 + T_host^8)^(1/8)`` on a GPU, ``T_gpu + T_host`` on a CPU, where the host does the work itself
-    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_gpu) + P_memory T_gpu + e_dram bytes``
+    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_gpu) + P_memory T_gpu + e_dram bytes``, without ``P_memory`` on a CPU
 
     Args:
         f: The workload on this device.

@@ -96,18 +96,15 @@ METHODS: dict[str, Document] = {
         "training": {"learning_rate": 0.1, "memory": "70 %"},
     },
     "budjoule": _OURS,
-    "budjoule - sparse w*": {**_OURS, "training": {"learning_rate": 0.2, "memory": "none"}},
-    "budjoule - compression": {**_OURS, "update": {"compress": [], "error_feedback": False}},
-    "budjoule - error feedback": {**_OURS, "update": {"error_feedback": False}},
-    "budjoule - scheduler": {**_OURS, "schedule": {"policy": "every-block"}},
-    "budjoule - age": {**_OURS, "server": {"buffer_size": 10, "staleness": "constant"}},
-    # At the rate that was best without it.
-    "budjoule - damping": {
-        **_OURS,
-        "server": {"buffer_size": 10, "damping": False},
-        "training": {"learning_rate": 0.15},
-    },
-    "budjoule + variance": {**_OURS, "server": {"buffer_size": 10, "staleness": "age-variance"}},
+    "budjoule - sparse w*": over(_OURS, {"training": {"memory": "none"}}),
+    "budjoule - compression": over(_OURS, {"update": {"compress": [], "error_feedback": False}}),
+    "budjoule - error feedback": over(_OURS, {"update": {"error_feedback": False}}),
+    "budjoule - scheduler": over(_OURS, {"schedule": {"policy": "every-block"}}),
+    "budjoule - age": over(_OURS, {"server": {"staleness": "constant"}}),
+    "budjoule - damping": over(
+        _OURS, {"server": {"damping": False}, "training": {"learning_rate": 0.15}}
+    ),  # at its own rate
+    "budjoule + variance": over(_OURS, {"server": {"staleness": "age-variance"}}),
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
         "preset": "fedbuff",
@@ -148,7 +145,10 @@ _GRID: dict[str, list[Document]] = {
     ],
     "budjoule": [
         *({"server": {"buffer_size": 10}, "training": {"learning_rate": rate}} for rate in (0.15, 0.2, 0.3)),
-        {"server": {"buffer_size": 10, "damping": False}, "training": {"learning_rate": 0.15}},
+        *(
+            {"server": {"buffer_size": 10, "damping": False}, "training": {"learning_rate": rate}}
+            for rate in (0.1, 0.15, 0.2)
+        ),
         {"server": {"buffer_size": 20}, "training": {"learning_rate": 0.3}},
         {"server": {"buffer_size": 10}, "training": {"learning_rate": 0.2, "learning_rate_decay": 0.999}},
     ],

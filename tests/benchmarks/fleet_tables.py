@@ -38,7 +38,10 @@ def print_tables(rows: list[Row]) -> None:
     print("\nNot run:\n")
     for cell, methods in missing.items():
         print(f"- {cell}: {'every method' if len(methods) == len(METHODS) else ', '.join(methods)}")
-    print("- in the other cells of the grid: what their table above lacks")
+    grid = list(map(name, CELLS["grid"]))
+    lacking = {method: sum((cell, method) not in done for cell in grid) for method in METHODS}
+    said = ", ".join(f"{method} in {count}" for method, count in lacking.items() if count)
+    print(f"- of the grid's {len(grid)} cells: {said}")
     for method in ("budjoule", "budjoule - damping"):
         print_grid_cells([row for row in rows if row["seed"] == SEEDS[0]], method)
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import budjoule as bj
+from budjoule.energy.coefficients import INDEX
 from budjoule.energy.power_limit import under_power_limit
-from budjoule.energy.roofline import Roofline, features
+from budjoule.energy.roofline import Cost, Roofline, features
 from budjoule.energy.workload import Workload
 
 
@@ -55,5 +56,21 @@ def test_ops_weighted_by_their_calls_add_up_to_the_step(work: Workload) -> None:
         step = roofline.at(clock_hz)
         own_host_s = step.duration_s - op_s @ f.calls  # calls of modules belong to no op
         assert np.all(own_host_s > -1e-12 * step.duration_s)
-        floor_w = (step.energy_j - op_j @ f.calls) / np.maximum(own_host_s, 1e-30)
-        assert np.all((floor_w < profile.spec.power_limit_w) | (own_host_s < 1e-9 * step.duration_s))
+        floor_w = step.idle_energy_j / step.duration_s + roofline.host_w
+        np.testing.assert_allclose(step.energy_j, op_j @ f.calls + floor_w * own_host_s, rtol=1e-9)
+
+
+def test_power_of_the_memory_lasts_as_long_as_kernels_run_at_any_clock_of_a_gpu(work: Workload) -> None:
+    def step(device: str, times: float, clock_frac: float) -> Cost:
+        profile = bj.load_profile(device)
+        settings = profile.settings[:1].copy()
+        settings[:, INDEX["memory_frac"]] += np.log(times)
+        roofline = Roofline(features(work, profile.spec), profile, settings)
+        return roofline.at(np.array([clock_frac * profile.spec.clock_hz]))
+
+    profile = bj.load_profile("a100-pcie-40gb")
+    memory_w = np.exp(profile.settings[0, INDEX["memory_frac"]]) * profile.spec.power_limit_w
+    for clock_frac in (0.5, 1.0):
+        once, twice = (step("a100-pcie-40gb", times, clock_frac) for times in (1, 2))
+        assert 0.5 * once.duration_s < (twice.energy_j - once.energy_j) / memory_w <= once.duration_s
+    assert step("raspberry-pi-5", 2, 1.0).energy_j == step("raspberry-pi-5", 1, 1.0).energy_j

@@ -74,6 +74,14 @@ def test_damping_stays_between_one_and_its_share_of_the_age_whatever_the_scale(
     assert damping([arrival(delta * scale, age) for delta in deltas], 3 * shares) == pytest.approx(factor)
 
 
+@pytest.mark.parametrize("others", [[], [np.full(5, 2.2e-16)], [np.zeros(5)]])
+def test_an_update_alone_agrees_with_none_to_the_bit(others: list[np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        updates = [arrival(rng.normal(size=5), 50), *(arrival(other, 50) for other in others)]
+        assert damping(updates, rng.uniform(0.1, 1, len(updates))) == 1.0
+
+
 def test_damping_counts_what_updates_in_flight_repeat() -> None:
     along, across = np.array([1.0, 0.0]), np.array([0.0, 2.0])
     shares = np.ones(2)

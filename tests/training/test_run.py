@@ -183,7 +183,7 @@ def test_with_every_block_and_no_compression_it_is_fedbuff(small: dict[str, Any]
 
 
 def test_clients_alike_learn_where_their_steps_are_damped_and_diverge_where_they_are_not(run_bits: Bits) -> None:
-    """40 in flight and a buffer of 2: every update is 20 versions late, and all of them say the same."""
+    """40 in flight and a buffer of 2: updates are some 20 versions late, and all of them say the same."""
     document = {
         "task": {"data": "digits", "model": "mlp", "partition": "iid"},
         "fleet": {"clients": 40, "straggler_frac": 0.0},

@@ -58,8 +58,9 @@ REFUSALS = (
         "privacy.epsilon needs public weights, and age-variance looks at the updates; set server.staleness = 'polynomial'",
     ),
     Refusal(
-        lambda c: _private(c) and c.server.damping,
-        "privacy.epsilon covers what does not look at the updates, and damping does; set server.damping = false",
+        lambda c: _private(c) and c.server.damping and not METHODS[c.server.method].synchronous,
+        "privacy.epsilon needs steps whose length is public, and damping looks at the updates; set server.damping = false, "
+        "and a server.learning_rate below 1 where many clients are in flight",
     ),
     Refusal(
         lambda c: _secure(c) and not METHODS[c.server.method].synchronous,

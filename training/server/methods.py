@@ -12,6 +12,7 @@ from budjoule.training.compression.update import Vector
 from budjoule.training.server.combine import Combine, Weights, mean
 
 AGE_EXPONENT = 0.5  # of (1 + tau)^-a, as in FedBuff: Nguyen et al., AISTATS 2022, arXiv:2106.06639
+ROUNDING = 1e-9  # relative error of sums of squares, generously
 GAP_CAP = 16.0  # slots; a client that was silent for longer gains no more weight
 
 
@@ -58,12 +59,13 @@ def aggregate(
 
 
 def damping(arrivals: Sequence[Arrival], shares: Weights) -> float:
-    """What a step is shortened to because what is in flight will say the same again: ``1 / (1 + tau c)``, at most 1.
+    """The factor by which a step is shortened because what is in flight will say the same again: ``1 / (1 + tau c)``.
 
-    Updates that left with an old version cannot know of the steps made since, and with clients alike they repeat them: of tau steps
-    in the meantime, tau c. Where updates are at right angles, or fresh, nothing is repeated and the step stays whole. A step against
-    the gradient of a quadratic, seen tau versions late, converges while rate times curvature is below 2 sin(pi / (4 tau + 2)) (Levin
-    and May, Theoretical Population Biology 9, 1976); 1 / (1 + tau) is below it for every tau.
+    Updates that left with an old version cannot know of the steps made since, and those of clients alike repeat them. Where all point
+    one way and tau is the same for all, this is safe: a step against the gradient of a quadratic, seen tau versions late, converges
+    while rate times curvature is below 2 sin(pi / (4 tau + 2)) (Levin and May, Theoretical Population Biology 9, 1976), and
+    1 / (1 + tau) is below it for every tau. Between that and updates at right angles, whose step stays whole, the form is ours and a
+    compromise: clients that differ keep their pace, and near their optimum they may circle it rather than settle.
 
     Args:
         arrivals: Updates, at least one; tau is their mean age by shares, and c their `agreement`.
@@ -77,7 +79,8 @@ def agreement(arrivals: Sequence[Arrival], shares: Weights) -> float:
     """How far updates point one way: 0 at right angles and against each other, 1 along one line; 0 of a single update.
 
     ``c = max(0, (|sum_i s_i d_i|^2 - sum_i |s_i d_i|^2) / ((sum_i |s_i d_i|)^2 - sum_i |s_i d_i|^2))``, the mean cosine of two of them,
-    weighed by their lengths. FedExP lengthens a server's step by the same ratio (Jhunjhunwala et al., ICLR 2023, arXiv:2301.09604).
+    weighed by their lengths. FedExP lengthens a server's step where updates agree little, by the mean of their squares over the square of
+    their mean (Jhunjhunwala et al., ICLR 2023, arXiv:2301.09604).
     """
     total = np.zeros(arrivals[0].values.shape, np.float64)
     lengths = np.zeros(len(arrivals))
@@ -87,7 +90,9 @@ def agreement(arrivals: Sequence[Arrival], shares: Weights) -> float:
         total += weighed
     alone = float(np.sum(lengths**2))
     pairs = float(np.sum(lengths)) ** 2 - alone
-    return min(1.0, max(0.0, (float(np.sum(total**2)) - alone) / pairs)) if pairs > 0 else 0.0
+    if pairs <= ROUNDING * alone:  # a single update, or one beside which the others are nothing
+        return 0.0
+    return min(1.0, max(0.0, (float(np.sum(total**2)) - alone) / pairs))
 
 
 def constant(arrivals: Sequence[Arrival]) -> Weights:

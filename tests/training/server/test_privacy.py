@@ -139,8 +139,17 @@ def test_the_plan_follows_cohort_and_rounds() -> None:
             ["privacy.epsilon=2.0", "privacy.clip=1.0", "privacy.delta=1e-5", "server.staleness=age-variance"],
             "public weights",
         ),
+        (
+            ["privacy.epsilon=2.0", "privacy.clip=1.0", "privacy.delta=1e-5", "server.damping=true"],
+            "length is public",
+        ),
     ],
 )
 def test_what_privacy_does_not_combine_with_is_refused_with_the_reason(overrides: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         load_config({}, overrides=["server.staleness=polynomial", *overrides])
+
+
+def test_damping_is_no_matter_in_rounds_which_are_never_late() -> None:
+    private = ["privacy.epsilon=2.0", "privacy.clip=1.0", "privacy.delta=1e-5"]
+    assert load_config({"server": {"method": "fedavg", "damping": True}}, overrides=private).server.damping
