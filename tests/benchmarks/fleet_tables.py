@@ -64,7 +64,10 @@ def print_grid_cells(rows: list[Row], method: str) -> None:
     print(
         f"\nIn {ahead} of {len(CELLS['grid']) - absent} cells {method} reaches the first target sooner and on fewer joules"
     )
-    print(f"than FedBuff (seed {SEEDS[0]}; {absent} of the grid's {len(CELLS['grid'])} cells not run)." + (" Not in:\n" if behind else ""))
+    print(
+        f"than FedBuff (seed {SEEDS[0]}; {absent} of the grid's {len(CELLS['grid'])} cells not run)."
+        + (" Not in:\n" if behind else "")
+    )
     for line in behind:
         print(f"- {line}")
 
