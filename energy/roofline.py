@@ -41,9 +41,8 @@ OVERLAP_HOST = 8.0
 FP32_ISSUE_FRAC = 100 / 136
 # Elements that PyTorch gives a thread at least: at::internal::GRAIN_SIZE. Fewer run on one core.
 GRAIN = 32768.0
-WIDE_FLOP_PER_CLOCK = (
-    32.0  # of fp32, from which a core is taken to have vectors of 512 bits (assumed: two units of 256 have as many)
-)
+# FLOP a clock of fp32 from which a core is taken to have vectors of 512 bits (assumed: two units of 256 have as many).
+WIDE_FLOP_PER_CLOCK = 32.0
 # A wider matrix unit is fed by the same shared memory (128 bytes a clock on each of these architectures) and waits more. The exponent
 # was looked at on A100, A10 and H100, whose large bf16 products reach 0.70, 0.97 and 0.62 of their peaks at 2048, 1024 and 4096 FLOP a clock.
 FEED_EXPONENT = 0.25

@@ -41,7 +41,7 @@ def print_tables(rows: list[Row]) -> None:
     grid = list(map(name, CELLS["grid"]))
     lacking = {method: sum((cell, method) not in done for cell in grid) for method in METHODS}
     said = ", ".join(f"{method} in {count}" for method, count in lacking.items() if count)
-    print(f"- of the grid's {len(grid)} cells: {said}")
+    print(f"- of the grid's {len(grid)} cells: {said or 'nothing'}")
     for method in ("budjoule", "budjoule - damping"):
         print_grid_cells([row for row in rows if row["seed"] == SEEDS[0]], method)
 

@@ -3,8 +3,9 @@
 Found by watching the allocator under torch 2.13 (oneDNN 3.12 with AVX-512, one thread): oneDNN copies the input, the
 weights and the output into layouts of blocks of 16 channels, unless channels come last; a single small image goes through
 im2col instead; an LSTM keeps its gates for the backward pass in a buffer of its own.
-Processors without AVX-512 lay them out in another way: on one with AVX2 a whole batch's step of a small convolutional net took up to
-18 % more than this says, one within micro-batches no more.
+With AVX2 the blocks are of 8, and the weights' gradient copies an input of fewer channels too, padded to a block: a whole batch's step of
+a small strided net took up to 18 % more there than this says, one in micro-batches as much. A plan follows the seed and not
+the processor, so it counts as with AVX-512 everywhere.
 """
 
 from math import prod

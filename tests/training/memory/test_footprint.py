@@ -59,8 +59,12 @@ def allocated(model: nn.Module, batch: int, **keys: Any) -> int:
 def test_the_allocator_agrees(build: Any, keys: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     model = build()
     predicted = footprint(model, INPUTS[:16], LABELS[:16], **keys).peak_bytes
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"  # whose kernels' own memory was watched
-    assert predicted == pytest.approx(allocated(model, 16, **keys), rel=0.05 if wide else 0.2)
+    # convolutions' own memory was watched with AVX-512; a whole batch's takes more without (see `workspace`)
+    watched = torch.backends.cpu.get_cpu_capability() == "AVX512" or "micro_batch" in keys
+    strided = any(isinstance(layer, nn.Conv2d) and layer.stride != (1, 1) for layer in model)
+    true_bytes = allocated(model, 16, **keys)
+    least = 0.8 if strided and not watched else 0.95
+    assert least * true_bytes <= predicted <= 1.05 * true_bytes
     capfd.readouterr()
 
 
