@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import budjoule as bj
-from budjoule.calibration.fit import _soft, fit_pooled
+from budjoule.calibration.fit import _maximum, _soft, fit_pooled
 from budjoule.calibration.prior import prior_for
 from budjoule.energy.coefficients import INDEX, NAMES
 from budjoule.energy.device import DeviceProfile
@@ -59,6 +59,31 @@ def test_coefficients_lie_within_their_posterior() -> None:
     fitted = bj.fit_profile(runs(true, noise=0.02), spec=true.spec, name="synthetic", starts=1)
     off = np.abs(fitted.log_mean - true.log_mean) / np.sqrt(np.diag(fitted.log_cov))
     assert np.mean(off < 2.5) > 0.9
+
+
+def test_a_fit_to_runs_under_power_limits_ends_at_the_same_place_wherever_it_starts() -> None:
+    true, random = synthetic(3), np.random.default_rng(2)
+    rows = []
+    for width, batch in ((256, 64), (512, 256), (1024, 256), (2048, 1024), (2048, 4096)):
+        work = bj.trace(nn.Sequential(nn.Linear(width, width), nn.GELU()), torch.empty(batch, width), precision="bf16")
+        for limit_w in np.arange(75.0, 251.0, 25.0):
+            e = bj.predict(work, device=true, power_limit_w=limit_w)
+            wobble = np.exp(0.05 * random.standard_normal(2))
+            rows.append(
+                bj.Observation(
+                    workload=work,
+                    duration_s=e.duration_s * wobble[0],
+                    energy_j=e.energy_j * wobble[1],
+                    power_limit_w=limit_w,
+                )
+            )
+    prior = prior_for(true.spec, None, name="synthetic")
+    root = np.linalg.cholesky(prior.log_cov)
+    starts = [prior.log_mean + 0.5 * root @ random.standard_normal(len(NAMES)) for _ in range(3)]
+    found = [_maximum([(rows, prior)], prior.log_mean, root, start) for start in starts]
+    for place, _, objective in found[1:]:
+        assert objective == pytest.approx(found[0][2], rel=1e-5)
+        assert np.max(np.abs(np.linalg.solve(root, place - found[0][0]))) < 0.02
 
 
 def test_what_no_run_exercised_keeps_its_prior() -> None:

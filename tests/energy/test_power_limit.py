@@ -46,6 +46,27 @@ def test_limit_out_of_reach_changes_nothing(work: Workload) -> None:
     assert cost.energy_j == roofline.at(top_hz).energy_j
 
 
+def test_power_never_jumps_as_the_limit_falls(work: Workload) -> None:
+    profile = bj.load_profile("a100-pcie-40gb")
+    roofline = Roofline(features(work, profile.spec), profile, profile.settings[:1])
+    free = roofline.at(np.array([profile.spec.clock_hz]))
+    free_w = free.energy_j[0] / free.duration_s[0]
+    limit_w = np.geomspace(
+        4 * free_w, 0.1 * free_w, 20_000
+    )  # from where none is felt to below the lowest clock's power
+    top_hz = np.full(limit_w.size, profile.spec.clock_hz)
+    clock_hz, cost = under_power_limit(
+        Roofline(features(work, profile.spec), profile, np.repeat(profile.settings[:1], limit_w.size, axis=0)),
+        top_hz,
+        limit_w,
+    )
+    fell = -np.diff(np.log(cost.energy_j / cost.duration_s))
+    assert clock_hz[0] == profile.spec.clock_hz
+    assert clock_hz[-1] == pytest.approx(profile.spec.min_clock_hz)
+    assert fell.min() >= -1e-9
+    assert fell.max() <= 1.05 * np.log(limit_w[0] / limit_w[1])
+
+
 def test_ops_weighted_by_their_calls_add_up_to_the_step(work: Workload) -> None:
     for device in ("a100-pcie-40gb", "raspberry-pi-5"):
         profile = bj.load_profile(device)
