@@ -93,7 +93,7 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
         _T,
         LOOPS,
     ),
-    Coefficient("eff_dram", "1", "share of the DRAM bandwidth that is reached", 0.82, 0.7, 0.1, 0.1, _T),
+    Coefficient("eff_dram", "1", "share of the DRAM bandwidth that is reached", 0.82, 0.7, 0.1, 0.2, _T),
     Coefficient(
         "cache_frac", "1", "share of the last-level cache that keeps activations between ops", 0.5, 0.5, 0.5, 0.3, _T
     ),
@@ -133,7 +133,7 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
     ),
     Coefficient("e_light_j", "J", "element of a light op", 20e-12, 100e-12, 0.5, 0.4, _E, HOROWITZ),
     Coefficient("e_heavy_j", "J", "element of a transcendental op", 60e-12, 400e-12, 0.5, 0.4, _E, HOROWITZ),
-    Coefficient("e_dram_j", "J/B", "byte moved to or from DRAM", 40e-12, 80e-12, 0.25, 0.25, _E, HOROWITZ),
+    Coefficient("e_dram_j", "J/B", "byte moved to or from DRAM", 40e-12, 80e-12, 0.25, 0.5, _E, HOROWITZ),
     Coefficient(
         "busy_frac",
         "1",

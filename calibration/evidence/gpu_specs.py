@@ -98,7 +98,7 @@ SPECS = {
         cache_bytes=6e6,
         memory_bytes=48e9,
         power_limit_w=300.0,
-        idle_w=30.0,
+        idle_w=75.0,
         integers_share_lanes=True,
     ),
 }

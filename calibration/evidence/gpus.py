@@ -24,6 +24,7 @@ from budjoule.calibration.prior import prior_for
 from budjoule.energy.device import DeviceProfile
 
 GENERIC = "gpu-generic"
+GOLDEN = (5**0.5 - 1) / 2
 GENERIC_SPEC = SPECS["a100-pcie-40gb"]
 SOURCES = {
     "energaizer": "forward passes, NVML, data of arXiv 2604.20105 (MIT licence, copyright 2026 Kyungmi Lee)",
@@ -78,11 +79,16 @@ def read(folder: Path) -> Evidence:
 
 
 def thinned(runs: Sequence[Observation]) -> list[Observation]:
-    """At most about twice `GROUP_RUNS` neighbouring batch sizes and limits of each group: it counts for no more, whatever its size."""
+    """At most four times `GROUP_RUNS` of each group under power limits, spread over batch sizes and limits: it counts for no more, whatever its size."""
     groups: dict[str, list[Observation]] = defaultdict(list)
     for o in runs:
         groups[o.group if o.power_limit_w is not None else ""].append(o)
-    return [o for name, rows in groups.items() for o in rows[:: max(1, len(rows) // int(GROUP_RUNS)) if name else 1]]
+    kept = []
+    for name, rows in groups.items():
+        share = 4 * GROUP_RUNS / len(rows) if name else 1.0
+        # every n-th row can meet the same limits again and again; multiples of the golden ratio fall evenly and come near every one
+        kept += [o for i, o in enumerate(rows) if i * GOLDEN % 1 < share]
+    return kept
 
 
 def fit_all(evidence: Evidence, provenance: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, DeviceProfile]:

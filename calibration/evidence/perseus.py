@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from budjoule.calibration.observation import Observation
@@ -90,46 +91,52 @@ def stage(model: str, stages: int, rank: int, microbatch: int, length: int) -> W
 
 def read(path: Path) -> dict[str, list[Observation]]:
     """Each device's stages; the group is the model."""
-    rows = _ranks(path)
-    waiting_w = {d: _waiting_w([r for r in rows if r["device"] == d]) for d in {r["device"] for r in rows}}
-    result: dict[str, list[Observation]] = {}
-    for row in rows:
-        count = float(row["num_microbatches"])
-        busy_s = float(row["forward_s"]) + float(row["backward_s"])
-        waiting_s = float(row["duration_s"]) - count * busy_s
-        work = stage(
-            row["model"], int(row["pp"]), int(row["stage"][4:]), int(float(row["microbatch"])), int(row["seq_or_image"])
-        )
-        result.setdefault(row["device"], []).append(
-            Observation(
-                workload=work,
-                energy_j=(float(row["energy_j"]) - waiting_s * waiting_w[row["device"]]) / count,
-                duration_s=busy_s,
-                power_limit_w=float(row["power_limit_w"]),
-                group=row["model"],
+    together: dict[tuple[str, float], list[dict[str, str]]] = defaultdict(list)
+    for row in _ranks(path):
+        together[row["device"], float(row["power_limit_w"])].append(row)
+    result: dict[str, list[Observation]] = defaultdict(list)
+    for (device, limit_w), rows in together.items():
+        waiting_w = _waiting_w(rows)
+        for row in rows:
+            count, busy_s = float(row["num_microbatches"]), _busy_s(row)
+            waiting_s = float(row["duration_s"]) - busy_s
+            work = stage(
+                row["model"],
+                int(row["pp"]),
+                int(row["stage"][4:]),
+                int(float(row["microbatch"])),
+                int(row["seq_or_image"]),
             )
-        )
-    return result
+            result[device].append(
+                Observation(
+                    workload=work,
+                    energy_j=(float(row["energy_j"]) - waiting_s * waiting_w) / count,
+                    duration_s=busy_s / count,
+                    power_limit_w=limit_w,
+                    group=row["model"],
+                )
+            )
+    return dict(result)
 
 
 def voltage(path: Path, top_clock_hz: float) -> list[tuple[float, float]]:
     """Core voltage over its lowest value against the share of the top clock, from power at locked clocks on the A40.
 
-    What a GPU draws beyond its waiting power grows as ``f V^2`` while the work stays the same, so ``V^2 ~ (P - P_waiting) / f``, here the
-    median over the stages; where the power limit lowered the clock, the typical curve of GPUs goes on from there.
+    While the voltage stays at its lowest a stage's power is a line in the clock. What it draws beyond that line's power at rest grows as
+    ``f V^2``, so ``V^2 ~ (P - P_rest) / f``, here the median over the stages; where the power limit lowered the clock, the typical curve of
+    GPUs goes on from there.
     """
     with path.open(newline="") as file:
         locked = [row for row in csv.DictReader(file) if row["clock_mhz"]]
-    ranks = [row for row in _ranks(path) if row["device"] == locked[0]["device"]]
-    waiting_w, limit_w = _waiting_w(ranks), max(float(row["power_limit_w"]) for row in ranks)
+    limit_w = max(float(row["power_limit_w"]) for row in _ranks(path) if row["device"] == locked[0]["device"])
     squared: dict[float, list[float]] = defaultdict(list)
     for stage_rows in _by_stage(locked).values():
-        free = {f: w for f, w in stage_rows.items() if w < 0.93 * limit_w}
-        each = {f: (w - waiting_w) / f for f, w in free.items()}
-        lowest = median(v for f, v in each.items() if f < FLAT_FRAC * top_clock_hz)
-        for f, v in each.items():
-            squared[f].append(v / lowest)
-    curve = [(f / top_clock_hz, max(1.0, median(v) ** 0.5)) for f, v in sorted(squared.items()) if len(v) >= 4]
+        flat = [f for f in stage_rows if f < FLAT_FRAC * top_clock_hz]
+        slope, rest_w = np.polyfit(flat, [stage_rows[f] for f in flat], 1)
+        for f, w in stage_rows.items():
+            if w < 0.93 * limit_w:
+                squared[f].append((w - rest_w) / (f * slope))
+    curve = [(f / top_clock_hz, max(1.0, float(median(v)) ** 0.5)) for f, v in sorted(squared.items()) if len(v) >= 4]
     last = curve[-1][0]
     return [*curve[::3], curve[-1], *((share, ratio) for share, ratio in TYPICAL_VOLTAGE if share > last + 0.05)]
 
@@ -149,13 +156,17 @@ def _by_stage(rows: Sequence[dict[str, str]]) -> dict[tuple[str, str], dict[floa
     return result
 
 
+def _busy_s(row: dict[str, str]) -> float:
+    """Time that a GPU works in a step. [s]"""
+    return float(row["num_microbatches"]) * (float(row["forward_s"]) + float(row["backward_s"]))
+
+
 def _waiting_w(rows: Sequence[dict[str, str]]) -> float:
-    """Power of a GPU that waits for its neighbours: what is left at the largest limit if it works at that limit. [W]"""
-    largest = max(float(row["power_limit_w"]) for row in rows)
-    found = []
-    for row in rows:
-        busy = float(row["num_microbatches"]) * (float(row["forward_s"]) + float(row["backward_s"]))
-        share = busy / float(row["duration_s"])
-        if float(row["power_limit_w"]) == largest and share < 0.85:
-            found.append((float(row["energy_j"]) / float(row["duration_s"]) - share * largest) / (1 - share))
-    return median(found)
+    """Power of a GPU that waits for its neighbours, from all GPUs under one limit. [W]
+
+    Their mean power is a line in the share of the time that they work, within 2 to 4 W: at no work it is the waiting's, and at
+    work alone it comes out at the limit, which was not asked of it.
+    """
+    share = [_busy_s(row) / float(row["duration_s"]) for row in rows]
+    mean_w = [float(row["energy_j"]) / float(row["duration_s"]) for row in rows]
+    return float(np.polyfit(share, mean_w, 1)[1])

@@ -7,32 +7,40 @@ import pytest
 from budjoule.calibration.evidence import perseus
 
 HEADER = "device,n_devices,model,precision,batch,microbatch,num_microbatches,seq_or_image,pp,tp,dp,stage,power_limit_w,clock_mhz,energy_j,energy_per,duration_s,forward_s,backward_s,notes\n"
-BUSY_W, WAITING_W, MICROBATCHES = 300.0, 100.0, 10
-FORWARD_S, BACKWARD_S, STEP_S = 0.05, 0.15, 2.5
+WAITING_W = {300.0: 130.0, 150.0: 100.0}  # by the limit, which a GPU draws that works
+REST_W, MICROBATCHES = 85.0, 10
+FORWARD_S, BACKWARD_S = 0.05, 0.15
+STEPS_S = (2.1, 2.5)
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     busy_s = MICROBATCHES * (FORWARD_S + BACKWARD_S)
-    energy_j = busy_s * BUSY_W + (STEP_S - busy_s) * WAITING_W
-    rank = f"a40-pcie-48gb,1,bert-huge-uncased,fp32,80,8.0,{MICROBATCHES}.0,512,8,1.0,1.0,rank1,{BUSY_W},,{energy_j},step,{STEP_S},{FORWARD_S},{BACKWARD_S},\n"
+    ranks = ""
+    for limit_w, waiting_w in WAITING_W.items():
+        for i, step_s in enumerate(STEPS_S):
+            energy_j = busy_s * limit_w + (step_s - busy_s) * waiting_w
+            ranks += f"a40-pcie-48gb,1,bert-huge-uncased,fp32,80,8.0,{MICROBATCHES}.0,512,8,1.0,1.0,rank{i + 1},{limit_w},,{energy_j},step,{step_s},{FORWARD_S},{BACKWARD_S},\n"
     locked = ""
     for clock_mhz in range(600, 1400, 15):
         volt = max(1.0, clock_mhz / 1000)  # flat up to 1 GHz, then with the clock
-        power_w = WAITING_W + 0.08 * clock_mhz * volt**2
+        power_w = REST_W + 0.08 * clock_mhz * volt**2
         for stage in ("0:forward", "0:backward", "7:forward", "7:backward"):
             locked += f"a40-pcie-48gb,1,bloom,bf16,,,,,8,,,{stage},,{clock_mhz},{power_w},stage,1.0,,,\n"
     path = tmp_path / "measurements.csv"
-    path.write_text(HEADER + rank + locked)
+    path.write_text(HEADER + ranks + locked)
     return path
 
 
 def test_a_microbatch_costs_what_the_step_does_without_its_waiting(table: Path) -> None:
-    ((device, (o,)),) = perseus.read(table).items()
+    ((device, observations),) = perseus.read(table).items()
     assert device == "a40-pcie-48gb"
-    assert o.duration_s == pytest.approx(FORWARD_S + BACKWARD_S)
-    assert o.energy_j == pytest.approx(BUSY_W * (FORWARD_S + BACKWARD_S))
-    assert (o.power_limit_w, o.clock_hz, o.group) == (BUSY_W, None, "bert-huge-uncased")
+    assert sorted(o.power_limit_w for o in observations if o.power_limit_w) == [150.0, 150.0, 300.0, 300.0]
+    for o in observations:
+        assert o.power_limit_w is not None
+        assert o.duration_s == pytest.approx(FORWARD_S + BACKWARD_S)
+        assert o.energy_j == pytest.approx(o.power_limit_w * (FORWARD_S + BACKWARD_S))
+        assert (o.clock_hz, o.group) == (None, "bert-huge-uncased")
 
 
 def test_voltage_is_flat_then_rises_with_the_clock(table: Path) -> None:
