@@ -31,9 +31,8 @@ def _secure(config: "Config") -> bool:
     return config.privacy.secure_aggregation
 
 
-def _variance(config: "Config") -> bool:
-    method = METHODS[config.server.method]
-    return not method.synchronous and config.server.staleness == "age-variance"
+def _buffered(config: "Config") -> bool:
+    return not METHODS[config.server.method].synchronous
 
 
 REFUSALS = (
@@ -54,16 +53,16 @@ REFUSALS = (
         "privacy.epsilon needs server.aggregate = 'mean': the noise is measured for a sum of clipped updates",
     ),
     Refusal(
-        lambda c: _private(c) and _variance(c),
+        lambda c: _private(c) and _buffered(c) and c.server.staleness == "age-variance",
         "privacy.epsilon needs public weights, and age-variance looks at the updates; set server.staleness = 'polynomial'",
     ),
     Refusal(
-        lambda c: _private(c) and c.server.damping and not METHODS[c.server.method].synchronous,
+        lambda c: _private(c) and _buffered(c) and c.server.damping,
         "privacy.epsilon needs steps whose length is public, and damping looks at the updates; set server.damping = false, "
         "and a server.learning_rate below 1 where many clients are in flight",
     ),
     Refusal(
-        lambda c: _secure(c) and not METHODS[c.server.method].synchronous,
+        lambda c: _secure(c) and _buffered(c),
         "privacy.secure_aggregation needs a cohort that is fixed before it sends, and a buffer takes whoever comes first; "
         "set server.method = 'fedavg' or 'fedavg-deadline'",
     ),
