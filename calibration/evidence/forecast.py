@@ -64,7 +64,7 @@ FORECASTS = {
     "l40s": Forecast(
         title="NVIDIA L40S 48 GB",
         nearest="a40-pcie-48gb",
-        source="NVIDIA L40S datasheet (2023) and Ada architecture white paper: 142 SMs at 2.52 GHz, 96 MB of L2; idle power assumed",
+        source="NVIDIA L40S datasheet (2023) and Ada architecture white paper: 142 SMs at 2.52 GHz, 96 MB of L2; idle power as the A40's, with the memory at full clock (assumed)",
         spec=DeviceSpec(
             kind="gpu",
             units=142,
@@ -76,14 +76,14 @@ FORECASTS = {
             cache_bytes=96e6,
             memory_bytes=48e9,
             power_limit_w=350.0,
-            idle_w=35.0,
+            idle_w=75.0,
             integers_share_lanes=True,
         ),
     ),
     "rtx-4090": Forecast(
         title="NVIDIA GeForce RTX 4090 24 GB",
         nearest="a40-pcie-48gb",
-        source="NVIDIA Ada architecture white paper (2022): 128 SMs at 2.52 GHz, 72 MB of L2, 1008 GB/s; tensor rate with fp32 accumulation is half; idle power assumed",
+        source="NVIDIA Ada architecture white paper (2022): 128 SMs at 2.52 GHz, 72 MB of L2, 1008 GB/s; tensor rate with fp32 accumulation is half; idle power with the memory at full clock assumed",
         spec=DeviceSpec(
             kind="gpu",
             units=128,
@@ -95,7 +95,7 @@ FORECASTS = {
             cache_bytes=72e6,
             memory_bytes=24e9,
             power_limit_w=450.0,
-            idle_w=20.0,
+            idle_w=55.0,
             integers_share_lanes=True,
         ),
     ),
