@@ -79,7 +79,7 @@ def read(folder: Path) -> Evidence:
 
 
 def thinned(runs: Sequence[Observation]) -> list[Observation]:
-    """At most four times `GROUP_RUNS` of each group under power limits, spread over batch sizes and limits: it counts for no more, whatever its size."""
+    """Of each group under power limits about four times `GROUP_RUNS` at most, over all its limits: it counts for fewer, whatever its size."""
     groups: dict[str, list[Observation]] = defaultdict(list)
     for o in runs:
         groups[o.group if o.power_limit_w is not None else ""].append(o)

@@ -150,10 +150,13 @@ def _by_stage(rows: Sequence[dict[str, str]]) -> dict[tuple[str, str], dict[floa
     """Mean power against clock of each stage's forward or backward. [Hz] -> [W]"""
     result: dict[tuple[str, str], dict[float, float]] = defaultdict(dict)
     for row in rows:
-        result[row["model"], row["stage"]][float(row["clock_mhz"]) * 1e6] = float(row["energy_j"]) / float(
-            row["duration_s"]
-        )
+        result[row["model"], row["stage"]][float(row["clock_mhz"]) * 1e6] = _mean_w(row)
     return result
+
+
+def _mean_w(row: dict[str, str]) -> float:
+    """Mean power over a row's duration. [W]"""
+    return float(row["energy_j"]) / float(row["duration_s"])
 
 
 def _busy_s(row: dict[str, str]) -> float:
@@ -168,5 +171,4 @@ def _waiting_w(rows: Sequence[dict[str, str]]) -> float:
     work alone it comes out at the limit, which was not asked of it.
     """
     share = [_busy_s(row) / float(row["duration_s"]) for row in rows]
-    mean_w = [float(row["energy_j"]) / float(row["duration_s"]) for row in rows]
-    return float(np.polyfit(share, mean_w, 1)[1])
+    return float(np.polyfit(share, [_mean_w(row) for row in rows], 1)[1])

@@ -51,9 +51,8 @@ def test_power_never_jumps_as_the_limit_falls(work: Workload) -> None:
     roofline = Roofline(features(work, profile.spec), profile, profile.settings[:1])
     free = roofline.at(np.array([profile.spec.clock_hz]))
     free_w = free.energy_j[0] / free.duration_s[0]
-    limit_w = np.geomspace(
-        4 * free_w, 0.1 * free_w, 20_000
-    )  # from where none is felt to below the lowest clock's power
+    # from where none is felt to below the power at the lowest clock
+    limit_w = np.geomspace(4 * free_w, 0.1 * free_w, 20_000)
     top_hz = np.full(limit_w.size, profile.spec.clock_hz)
     clock_hz, cost = under_power_limit(
         Roofline(features(work, profile.spec), profile, np.repeat(profile.settings[:1], limit_w.size, axis=0)),
