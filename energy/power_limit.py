@@ -23,8 +23,8 @@ def under_power_limit(
 
     The governor holds the power of short spans under the limit, and a step's ops differ: the mean stays below it where the
     limit is near the free power. What counts is how far that lies above the power at the lowest clock, below which no governor comes:
-    ``P = P_low + (P_free - P_low) (1 + max(0, r^s - 0.4^s))^(-1/s)``, ``r = (P_free - P_low) / (P_limit - P_low)``, s = 3: of 2 to 8
-    about the best for the runs that the GPUs' profiles rest on.
+    ``P = P_low + (P_free - P_low) (1 + max(0, r^s - 0.4^s))^(-1/s)``, ``r = (P_free - P_low) / (P_limit - P_low)``, s = 3,
+    chosen on the runs that the GPUs' profiles rest on.
     ResNet-50 on a V100 that draws 222 W free is measured at 207, 185 and 144 W under limits of 225, 200 and 150 W (data of Zeus, NSDI 2023).
 
     Args:
