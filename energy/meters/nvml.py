@@ -4,9 +4,10 @@ Needs the package nvidia-ml-py (module `pynvml`), which is imported when the met
 """
 
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.meter import Domain
@@ -17,9 +18,14 @@ _LIMIT_W = 2000.0
 # SC 2024, arXiv:2312.02741.
 _UPDATE_S = 0.1
 _ERROR_FRAC = 0.05
-_PART_TIME = ("A100", "H100", "H200", "GH200", "A800", "H800")
+_PART_TIME = re.compile(r"\b(A100X?|H100|H200|GH200|A800|H800)\b")
 _POLL_S = 0.05
 _UNIT_J = 0.001
+# Answers in mJ and in mW.
+_READS: dict[Literal["energy", "power"], str] = {
+    "energy": "nvmlDeviceGetTotalEnergyConsumption",
+    "power": "nvmlDeviceGetPowerUsage",
+}
 # What the driver leaves on Linux, under WSL and on Jetson.
 _DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 
@@ -27,7 +33,6 @@ _DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 class _Gpu(NamedTuple):
     domain: Domain
     number: int
-    read: Callable[[Any], float]
 
 
 class NvmlMeter:
@@ -49,23 +54,21 @@ class NvmlMeter:
     def read(self) -> list[float | None]:
         """Raw joules since the driver was loaded, or watts, of each GPU."""
         if os.getpid() != self._pid:  # the driver's session does not survive a fork
-            self._nvml.nvmlInit()
+            _ask(self._nvml, "nvmlInit")
             self._connect()
         return [self._read(gpu, handle) for gpu, handle in zip(self._gpus, self._handles, strict=True)]
 
     def close(self) -> None:
         """End the session with the driver."""
-        self._nvml.nvmlShutdown()
+        _ask(self._nvml, "nvmlShutdown")
 
     def _connect(self) -> None:
         self._pid = os.getpid()
-        self._handles = [self._nvml.nvmlDeviceGetHandleByIndex(gpu.number) for gpu in self._gpus]
+        self._handles = [_ask(self._nvml, "nvmlDeviceGetHandleByIndex", gpu.number) for gpu in self._gpus]
 
     def _read(self, gpu: _Gpu, handle: Any) -> float | None:
-        try:
-            return gpu.read(handle)
-        except self._nvml.NVMLError:
-            return None
+        milli = None if handle is None else _ask(self._nvml, _READS[gpu.domain.kind], handle)
+        return None if milli is None else milli * 1e-3
 
 
 def open_nvml(nvml: Any = None) -> NvmlMeter:
@@ -112,42 +115,50 @@ def _find(nvml: Any) -> tuple[list[_Gpu], list[str]]:
     gpus: list[_Gpu] = []
     notes: list[str] = []
     for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        name = _text(_ask(nvml, "nvmlDeviceGetName", handle) or "GPU")
-        kind = _kind(nvml, handle)
-        if kind is None:
-            virtual = _ask(nvml, "nvmlDeviceGetVirtualizationMode", handle)
-            vgpu = virtual is not None and virtual == getattr(nvml, "NVML_GPU_VIRTUALIZATION_MODE_VGPU", 2)
-            why = "a virtual GPU, whose energy only the host can read" if vgpu else "it tells neither energy nor power"
-            notes.append(f"gpu-{index} ({name}) left out: {why}")
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        except nvml.NVMLError as error:
+            notes.append(f"gpu-{index} left out: it does not answer ({error}); see what 'nvidia-smi' says of it")
             continue
-        mig = _ask(nvml, "nvmlDeviceGetMigMode", handle)
-        if mig is not None and mig[0]:
-            notes.append(f"gpu-{index} ({name}) is split (MIG): its number covers the board, all instances together")
-        if any(part in name for part in _PART_TIME):
+        name = _text(_ask(nvml, "nvmlDeviceGetName", handle) or "GPU")
+        gpu = f"gpu-{index} ({name})"
+        # Refused even where it answers: the number would be of a board that others share.
+        if _virtual(nvml, handle):
+            notes.append(f"{gpu} left out: a virtual GPU (vGPU) is not supported, only the host can read its board")
+            continue
+        kind, split = _kind(nvml, handle), _split(nvml, handle)
+        if kind is None:
+            instances = "; MIG is on, and an instance has no counter of its own: measure on the host" if split else ""
+            notes.append(f"{gpu} left out: it tells neither energy nor power{instances}")
+            continue
+        if split:
             notes.append(
-                f"the sensor of gpu-{index} ({name}) looks at a part of the time only: repeat short or periodic work"
+                f"{gpu} is split (MIG): its number covers the board, all instances together; one instance cannot be measured"
             )
-        gpus.append(_Gpu(_domain(index, kind), index, _reader(nvml, kind)))
+        if _PART_TIME.search(name):
+            notes.append(f"the sensor of {gpu} looks at a part of the time only: repeat short or periodic work")
+        gpus.append(_Gpu(_domain(index, kind), index))
     return gpus, notes
 
 
-def _kind(nvml: Any, handle: Any) -> str | None:
-    if _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) is not None:
-        return "energy"
-    return "power" if _ask(nvml, "nvmlDeviceGetPowerUsage", handle) is not None else None
+def _virtual(nvml: Any, handle: Any) -> bool:
+    mode = _ask(nvml, "nvmlDeviceGetVirtualizationMode", handle)
+    return mode is not None and mode == getattr(nvml, "NVML_GPU_VIRTUALIZATION_MODE_VGPU", 2)
 
 
-def _reader(nvml: Any, kind: str) -> Callable[[Any], float]:
-    if kind == "energy":
-        return lambda handle: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * 1e-3  # mJ
-    return lambda handle: float(nvml.nvmlDeviceGetPowerUsage(handle)) * 1e-3  # mW
+def _split(nvml: Any, handle: Any) -> bool:
+    mode = _ask(nvml, "nvmlDeviceGetMigMode", handle)  # current, pending
+    return mode is not None and bool(mode[0])
 
 
-def _domain(index: int, kind: str) -> Domain:
+def _kind(nvml: Any, handle: Any) -> Literal["energy", "power"] | None:
+    return next((kind for kind, function in _READS.items() if _ask(nvml, function, handle) is not None), None)
+
+
+def _domain(index: int, kind: Literal["energy", "power"]) -> Domain:
     return Domain(
         name=f"gpu-{index}",
-        kind="energy" if kind == "energy" else "power",
+        kind=kind,
         limit_w=_LIMIT_W,
         unit_j=_UNIT_J,
         update_s=_UPDATE_S,
@@ -157,10 +168,10 @@ def _domain(index: int, kind: str) -> Domain:
     )
 
 
-def _ask(nvml: Any, function: str, handle: Any) -> Any:
+def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
     """What NVML answers, None where this GPU or this driver does not know the question."""
     try:
-        return getattr(nvml, function)(handle)
+        return getattr(nvml, function)(*arguments)
     except (nvml.NVMLError, AttributeError):
         return None
 

@@ -1,6 +1,7 @@
 """NVML through a fake module: energy counters, integrated power, several GPUs, GPUs that refuse."""
 
 import os
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ class NotSupportedError(Exception):
 
 
 class FakeNvml:
-    """GPUs as dicts: `energy_mj` and `power_mw` where they answer, `name`, `mig`, `vgpu`."""
+    """GPUs as dicts: `energy_mj` and `power_mw` where they answer, `name`, `mig`, `vgpu`; `lost` where there is no handle."""
 
     NVMLError = NotSupportedError
     NVML_GPU_VIRTUALIZATION_MODE_VGPU = 2
@@ -36,6 +37,8 @@ class FakeNvml:
         return len(self.gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, Any]:  # noqa: N802
+        if "lost" in self.gpus[index]:
+            raise NotSupportedError("GPU is lost")
         return self.gpus[index]
 
     def __getattr__(self, name: str) -> Any:
@@ -98,7 +101,12 @@ def test_nvml_gpu_that_stops_answering_leaves_the_other_measured() -> None:
     ("gpu", "message"),
     [
         ({"name": "GRID V100D", "vgpu": 2}, "virtual GPU"),
-        ({"name": "old"}, "neither energy nor power"),
+        ({"name": "GRID A100-10C", "vgpu": 2, "power_mw": 10_000}, "vGPU.* not supported"),
+        ({"name": "GRID A100-10C", "vgpu": 2, "energy_mj": 10_000}, "vGPU.* not supported"),
+        ({"name": "old"}, "neither energy nor power$"),
+        ({"name": "old", "vgpu": 1, "mig": (0, 1)}, "neither energy nor power$"),
+        ({"name": "NVIDIA A100-PCIE-40GB", "mig": (1, 1)}, "neither energy nor power; MIG is on"),
+        ({"lost": True}, "gpu-[01] left out: .*GPU is lost.*nvidia-smi"),
     ],
 )
 def test_nvml_gpu_without_numbers_is_refused_with_the_reason(gpu: dict[str, Any], message: str) -> None:
@@ -108,13 +116,30 @@ def test_nvml_gpu_without_numbers_is_refused_with_the_reason(gpu: dict[str, Any]
     assert fake.sessions == 0
     meter = open_nvml(FakeNvml({"name": "V100", "energy_mj": 1}, gpu))
     assert [domain.name for domain in meter.domains] == ["gpu-0"]
-    assert any(message in note for note in meter.notes)
+    assert any(re.search(message, note) for note in meter.notes)
 
 
-def test_nvml_says_what_a_split_or_part_time_gpu_covers() -> None:
-    notes = " ".join(open_nvml(FakeNvml({"name": "NVIDIA A100-PCIE-40GB", "energy_mj": 1, "mig": (1, 1)})).notes)
-    assert "MIG" in notes
-    assert "part of the time" in notes
+@pytest.mark.parametrize(
+    ("name", "noted"),
+    [
+        ("NVIDIA A100-PCIE-40GB", True),
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA GH200 480GB", True),
+        ("NVIDIA RTX A1000", False),
+        ("NVIDIA A10", False),
+        ("Tesla V100-SXM2-16GB", False),
+    ],
+)
+def test_nvml_says_which_sensors_look_a_part_of_the_time_and_of_no_other(name: str, noted: bool) -> None:
+    meter = open_nvml(FakeNvml({"name": name, "energy_mj": 1}))
+    assert [name in note and "part of the time" in note for note in meter.notes] == [True] * noted
+
+
+@pytest.mark.parametrize("mode", [(0, 0), (0, 1), (1, 1)])
+def test_nvml_says_that_a_split_gpu_is_covered_as_a_whole_board(mode: tuple[int, int]) -> None:
+    meter = open_nvml(FakeNvml({"name": "A30", "energy_mj": 1, "mig": mode}))
+    assert [domain.name for domain in meter.domains] == ["gpu-0"]
+    assert ["MIG" in note and "the board" in note for note in meter.notes] == [True] * mode[0]
 
 
 def test_nvml_without_package_or_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +174,14 @@ def test_nvml_session_is_opened_anew_after_a_fork(monkeypatch: pytest.MonkeyPatc
     assert meter.read() == [5.0]
     assert fake.sessions == 2
     meter.close()
+
+
+def test_nvml_gpu_that_a_fork_loses_leaves_the_other_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus: list[dict[str, Any]] = [{"name": "V100", "energy_mj": 5_000}, {"name": "V100", "energy_mj": 7_000}]
+    meter = open_nvml(FakeNvml(*gpus))
+    gpus[1]["lost"] = True
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert meter.read() == [5.0, None]
 
 
 def test_nvml_stands_beside_rapl_and_psys_is_shown_only(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
