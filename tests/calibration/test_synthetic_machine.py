@@ -25,6 +25,7 @@ from budjoule.energy.windows.watch import Watch
 from budjoule.energy.workload import Workload
 
 UNIT_J, UPDATE_S, RANGE_J = 2.0**-14, 1e-3, 262.0
+WRAPS_AFTER_J = 1.0  # more than a warm-up takes, less than the repeats
 NOISE = 0.02  # standard deviation of one step's log time and log energy
 MOVED = {
     "eff_fp32": 0.2,
@@ -48,7 +49,8 @@ class Synthetic(Processor):
     def __init__(self, truth: DeviceProfile, root: Path) -> None:
         self.truth = truth
         self.now_s = 0.0
-        self.energy_j = RANGE_J - 5.0  # so that it soon wraps
+        self.energy_j = 0.0
+        self.wrapped: list[bool] = []  # of each reading
         self.random = np.random.default_rng(1)
         zone = root / "class/powercap/intel-rapl:0"
         zone.mkdir(parents=True)
@@ -88,8 +90,14 @@ class Synthetic(Processor):
         return lambda: self.run(e.duration_s, e.energy_j)
 
     def read(self, prepared: Prepared, limit_s: float) -> Reading:
+        # others draw until the counter is about to wrap: each reading holds a wrap
+        self.energy_j += RANGE_J - WRAPS_AFTER_J - self.energy_j % RANGE_J
+        self.update()
+        wraps = self.energy_j // RANGE_J
         step = self.step_of(prepared.workload)
-        return read_step(step, limit_s=limit_s, clock=self.clock, processor=self, meters=("rapl",))
+        reading = read_step(step, limit_s=limit_s, clock=self.clock, processor=self, meters=("rapl",))
+        self.wrapped.append(self.energy_j // RANGE_J > wraps)
+        return reading
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +132,9 @@ def made(synthetic: Synthetic) -> Calibration:
     )
 
 
-def test_the_counter_wrapped_on_the_way(synthetic: Synthetic, made: Calibration) -> None:
-    assert synthetic.energy_j > RANGE_J
+def test_the_counter_wrapped_in_every_reading(synthetic: Synthetic, made: Calibration) -> None:
+    assert synthetic.wrapped
+    assert all(synthetic.wrapped)
     assert all(reading.energy_j is not None for reading in made.readings.values())
 
 
