@@ -1,12 +1,13 @@
-"""Power rails of boards and servers (`/sys/class/hwmon`): INA monitors on Jetson and other boards, ACPI power meters.
+"""Power rails of boards and servers: INA monitors on Jetson and other boards, ACPI power meters.
 
-A rail gives power (`power1_input`), or current and voltage (`curr1_input`, `in1_input`, as INA3221 does); it is integrated.
-Where a rail feeds the whole board the others lie inside it; where none does they are taken as disjoint.
+Under `/sys/class/hwmon` a rail gives power (`power1_input`), or current and voltage (`curr1_input`, `in1_input`, as INA3221
+does); JetPack 4's driver of the INA3221 gives power in its own folder (`in_power0_input`). It is integrated. Where a rail
+feeds the whole board the others lie inside it; where none does they are taken as disjoint.
 """
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from budjoule.energy.meters.sysfs import Attribute, Opener, read_text, sysfs_roo
 # Chips whose rails feed the machine; others (amdgpu, power supplies, cells of a battery) measure something else.
 _CHIPS = re.compile(r"ina\d.*|power_meter")
 _MILLI, _MICRO = 1e-3, 1e-6
+# The fourth current of an INA3221 is the sum of its three, whose voltages differ; in4 to in7 are shunt voltages.
+_INA3221_CHANNELS = 3
+# Jetson Nano, TX1, TX2 and Xavier with JetPack 4: .../1-0040/iio:device0/in_power0_input, or iio_device for the folder.
+_JETPACK4 = "bus/i2c/drivers/ina3221x"
 # VDD_IN (Orin Nano, NX, Xavier NX), POM_5V_IN (Nano, TX2) and VDD_5V_IN feed the module; an ACPI power meter the server.
 _TOTAL = re.compile(r"(vdd|pom|vin|vcc)?_?(5v0?_|12v0?_|5v|12v)?in|total|power_meter.*", re.IGNORECASE)
 # On AGX Orin VDDQ is fed by VIN_SYS_5V0 (Jetson Linux developer guide, power monitors).
@@ -27,10 +32,26 @@ _UPDATE_S = 0.05
 _ERROR_FRAC = 0.05
 
 
+class _Channel(NamedTuple):
+    """A rail as found: its label, and files whose product is watts, with SI units in one of each."""
+
+    label: str
+    folder: Path
+    scales: dict[str, float]
+
+
 class _Rail(NamedTuple):
     name: str
     files: tuple[Attribute, ...]
-    read: Callable[[], float | None]
+
+    def read(self) -> float | None:
+        power_w = 1.0
+        for file in self.files:
+            value = file.read()
+            if value is None:
+                return None
+            power_w *= value
+        return power_w
 
 
 class HwmonMeter:
@@ -91,68 +112,60 @@ def open_hwmon(root: Path | None = None, *, opener: Opener = os.open) -> HwmonMe
     rails: dict[str, _Rail] = {}
     notes: list[str] = []
     denied: list[str] = []
-    for folder, chip in _chips(root):
-        for number, label in _channels(folder, chip):
-            try:
-                rail = _rail(folder, number, label, opener)
-            except PermissionError as error:
-                denied.append(str(error.filename))
-                continue
-            except OSError:
-                continue
-            if rail.read() is None:  # a channel that is not wired
-                for file in rail.files:
-                    file.close()
-                continue
-            name = label if label not in rails else f"{label}@{folder.name}"
-            rails[name] = rail._replace(name=name)
+    for label, folder, scales in (*_hwmon(root), *_jetpack4(root)):
+        try:
+            files = tuple(Attribute(folder / name, scale=scale, opener=opener) for name, scale in scales.items())
+        except PermissionError as error:
+            denied.append(str(error.filename))
+            continue
+        except OSError:
+            continue
+        name = label if label not in rails else f"{label}@{folder.name}"
+        rail = _Rail(name, files)
+        if rail.read() is None:  # a channel that is not wired
+            for file in files:
+                file.close()
+            continue
+        rails[name] = rail
     if denied and not rails:
         raise MeterError(f"cannot read {denied[0]}: permission denied; run 'sudo chmod a+r {' '.join(denied)}'")
     if not rails:
-        raise MeterError(f"no power rail (INA monitor or ACPI power meter) under {root}/class/hwmon")
+        raise MeterError(
+            f"no power rail (INA monitor or ACPI power meter) under {root}/class/hwmon or {root}/{_JETPACK4}"
+        )
     if denied:
         notes.append(f"left out, permission denied: run 'sudo chmod a+r {' '.join(denied)}'")
     return HwmonMeter(list(rails.values()), notes)
 
 
-def _chips(root: Path) -> list[tuple[Path, str]]:
-    try:
-        folders = sorted((root / "class" / "hwmon").iterdir())
-    except OSError:
-        return []
-    chips = [(folder, read_text(folder / "name") or "") for folder in folders]
-    return [(folder, chip) for folder, chip in chips if _CHIPS.fullmatch(chip)]
+def _hwmon(root: Path) -> Iterator[_Channel]:
+    for folder in sorted((root / "class" / "hwmon").glob("*")):
+        chip = read_text(folder / "name") or ""
+        if not _CHIPS.fullmatch(chip):
+            continue
+        numbers = {
+            int(match[1])
+            for path in folder.iterdir()
+            if (match := re.fullmatch(r"(?:power|curr)(\d+)_(?:input|average)", path.name))
+        }
+        for number in sorted(numbers):
+            if chip.startswith("ina3221") and number > _INA3221_CHANNELS:
+                continue
+            labels = (read_text(folder / f"{name}{number}_label") for name in ("power", "in", "curr"))
+            label = next(filter(None, labels), f"{chip}-{number}")
+            powers = (f"power{number}_input", f"power{number}_average")
+            power = next((name for name in powers if (folder / name).exists()), None)
+            if label.upper() != "NC":
+                yield _Channel(
+                    label,
+                    folder,
+                    {power: _MICRO} if power else {f"curr{number}_input": _MILLI, f"in{number}_input": _MILLI},
+                )
 
 
-def _channels(folder: Path, chip: str) -> list[tuple[int, str]]:
-    """The rails of one chip, by their label, else by the chip's name and their number."""
-    numbers = {
-        int(match[1])
-        for path in folder.iterdir()
-        if (match := re.fullmatch(r"(?:power|curr)(\d+)_(?:input|average)", path.name))
-    }
-    channels = []
-    for number in sorted(numbers):
-        label = next(
-            (text for name in ("power", "in", "curr") if (text := read_text(folder / f"{name}{number}_label"))), None
-        )
-        if (
-            label is None or label.upper() != "NC"
-        ):  # INA3221 also lists the sum of its shunt voltages, as in7, without a current
-            channels.append((number, label or f"{chip}-{number}"))
-    return channels
-
-
-def _rail(folder: Path, number: int, label: str, opener: Opener) -> _Rail:
-    for name in (f"power{number}_input", f"power{number}_average"):
-        if (folder / name).exists():
-            power = Attribute(folder / name, scale=_MICRO, opener=opener)
-            return _Rail(label, (power,), power.read)
-    current = Attribute(folder / f"curr{number}_input", scale=_MILLI, opener=opener)
-    voltage = Attribute(folder / f"in{number}_input", scale=_MILLI, opener=opener)
-
-    def power_w() -> float | None:
-        amperes, volts = current.read(), voltage.read()
-        return None if amperes is None or volts is None else amperes * volts
-
-    return _Rail(label, (current, voltage), power_w)
+def _jetpack4(root: Path) -> Iterator[_Channel]:
+    for path in sorted((root / _JETPACK4).glob("*/iio[:_]device*/in_power[0-9]_input")):
+        number = path.name.removeprefix("in_power").removesuffix("_input")
+        label = read_text(path.with_name(f"rail_name_{number}")) or f"ina3221-{path.parent.parent.name}-{number}"
+        if label.upper() != "NC":
+            yield _Channel(label, path.parent, {path.name: _MILLI})
