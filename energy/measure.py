@@ -20,21 +20,21 @@ def measure(
     """A window that measures the energy of what runs in it, on all the machine's counters.
 
     ``with bj.measure("epoch") as m: ...`` fills `m.energy_j` and the rest at exit, also when the body raises.
-    As a decorator it measures every call (coroutines too); `begin` and `end` do the same by hand. Windows may nest, overlap
-    and run in threads. Where the machine has no readable counter the number is an estimate from processor load:
+    As a decorator it measures every call (coroutines too); `async with` and, by hand, `begin` and `end` do the same. Windows
+    may nest, overlap and run in threads. Where the machine has no readable counter the number is an estimate from processor load:
     `m.source` says which, `m.method` how, and `m.energy_low_j` to `m.energy_high_j` is a central 90 % interval.
 
     Args:
         label: Name of the window, for people.
         meter: A row of `METERS` such as `"rapl"`, or an open meter; None for the best that there is.
-        require_measured: Refuse an estimate.
+        require_measured: Refuse an estimate when the window opens.
         synchronize: Called before both ends, such as `torch.cuda.synchronize`, so that queued work is inside.
         idle: The machine at rest, as `bj.measure_idle()` measured it, or its power [W]: then `m.net_energy_j`, with
             `m.net_energy_low_j` and `m.net_energy_high_j`, is what the window added to it. `m.energy_j` stays the whole.
         on_end: Called with each finished measurement.
 
     Raises:
-        UsageError: There is no meter of that name, or no such idle power.
+        UsageError: There is no meter of that name or no such idle power, or `synchronize` cannot be called.
         MeterError: The meter cannot be had; raised when the window opens.
 
     >>> with measure("sum") as m:

@@ -42,6 +42,8 @@ class Measurement:
         summed: The domains that add up to `energy_j`.
         source: `measured` by a counter or `estimated` by a model.
         method: The meter, in words, and what it covers.
+        counter_step_j: The step of the counters summed, by which a reading may lie behind at either end of the window; None
+            where there is no counter. [J]
         label: The window's name.
         begin_unix_s: When the window opened, on the wall clock; None if nobody looked. [s]
         idle: What the machine draws at rest, to tell what the window added to it; None if nobody measured that.
@@ -56,6 +58,7 @@ class Measurement:
     summed: tuple[str, ...] = field(default=())
     source: str
     method: str
+    counter_step_j: float | None = None
     label: str = ""
     begin_unix_s: float | None = None
     idle: Idle | None = None
@@ -118,6 +121,7 @@ class Measurement:
             "summed": list(self.summed),
             "source": self.source,
             "method": self.method,
+            "counter_step_j": self.counter_step_j,
             "notes": list(self.notes),
         }
 

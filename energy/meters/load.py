@@ -74,6 +74,7 @@ class LoadMeter:
         self.domains = (
             Domain(
                 name="package",
+                limit_w=model.power_w(1.0) * model.factor,
                 poll_s=_POLL_S,
                 error_low_frac=1 - 1 / model.factor,
                 error_high_frac=model.factor - 1,

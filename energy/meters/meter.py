@@ -23,6 +23,7 @@ class Domain:
         unit_j: Smallest change the counter can show. [J]
         update_s: Time between two updates of the counter; a reading is at most this old. [s]
         poll_s: Longest time between two reads that loses nothing, beside the rule for wraps; None if there is no such time. [s]
+        sampled_frac: The share of each update's time that the sensor looks at.
         error_low_frac: The true value is at least `1 - error_low_frac` of the reading (central 90 %).
         error_high_frac: The true value is at most `1 + error_high_frac` of the reading (central 90 %).
     """
@@ -37,6 +38,7 @@ class Domain:
     unit_j: float = 0.0
     update_s: float = 0.0
     poll_s: float | None = None
+    sampled_frac: float = 1.0
     error_low_frac: float = 0.0
     error_high_frac: float = 0.0
 
@@ -45,6 +47,8 @@ class Domain:
             raise ValueError(f"domain {self.name}: a counter cannot wrap at {self.range_j} J")
         if not self.limit_w > 0:
             raise ValueError(f"domain {self.name}: the power limit must be positive, not {self.limit_w} W")
+        if not 0 < self.sampled_frac <= 1:
+            raise ValueError(f"domain {self.name}: a sensor cannot look at {self.sampled_frac} of the time")
         if not 0 <= self.error_low_frac <= 1 or self.error_high_frac < 0:
             raise ValueError(f"domain {self.name}: errors must be fractions of the reading")
 

@@ -12,6 +12,8 @@ from budjoule.energy.meters.meter import Domain
 
 RECORDING = "BUDJOULE_REPLAY"
 _TOTAL = "recording"
+# A recording keeps no intervals: those of the worst counter (RAPL's memory, 20 %) and of the widest estimate (a factor of 5).
+_ERRORS_FRAC = {"measured": (0.2, 0.2), "estimated": (0.8, 4.0)}
 
 
 class ReplayMeter:
@@ -79,9 +81,10 @@ class RecordedMeter:
         domains = [name.removesuffix("_j") for name in rows[0] if name.endswith("_j")]
         shown = [name for name in domains if name not in ("energy", "total")]
         self.source = rows[0]["source"]
+        low_frac, high_frac = _ERRORS_FRAC[self.source]
         self.method = f"replay of {path}"
         self.domains = (
-            Domain(name=_TOTAL),
+            Domain(name=_TOTAL, error_low_frac=low_frac, error_high_frac=high_frac),
             *(Domain(name=name, parent=_TOTAL, counts=False) for name in shown),
         )
         self._times_s = [0.0, *(float(row["elapsed_s"]) for row in rows)]

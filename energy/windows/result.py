@@ -8,6 +8,8 @@ from budjoule.energy.windows.choose import Choice
 from budjoule.energy.windows.tree import Span, faults, span, summed
 from budjoule.energy.windows.watch import Stamp
 
+_HOLDS_PROCESSOR = ("package", "psys", "cpu")
+
 
 def result(
     label: str,
@@ -35,14 +37,12 @@ def result(
     }
     names = summed(meter.domains, spans)
     domains = {name: each.energy_j for name, each in spans.items() if each.seen}
-    if duration_s > 0 and not any(spans[name].seen for name in names):
-        return _unseen(label, meter.method, duration_s, begin_unix_s)
-    notes: list[str] = []
-    energy_j = low_j = high_j = 0.0
+    counted = [spans[name] for name in names]
+    if duration_s > 0 and not any(each.works for each in counted):
+        return _estimated(label, meter.method, duration_s, begin_unix_s, seen=any(each.seen for each in counted))
+    notes: list[str] = _memory_alone(names)
     for domain, first, last in zip(meter.domains, begin.marks, end.marks, strict=True):
         if domain.name in names:
-            each = spans[domain.name]
-            energy_j, low_j, high_j = energy_j + each.energy_j, low_j + each.low_j, high_j + each.high_j
             notes += faults(domain, first, last, begin_s=begin.at_s, end_s=end.at_s)
     if idle is not None and idle.summed not in ((), names):
         notes.append(
@@ -52,10 +52,11 @@ def result(
         idle = None
     return Measurement(
         label=label,
-        energy_j=energy_j,
-        energy_low_j=low_j,
-        energy_high_j=high_j,
+        energy_j=sum(each.energy_j for each in counted),
+        energy_low_j=sum(each.low_j for each in counted),
+        energy_high_j=sum(each.high_j for each in counted),
         duration_s=duration_s,
+        counter_step_j=sum(each.step_j for each in counted) if meter.source == "measured" else None,
         begin_unix_s=begin_unix_s,
         idle=idle,
         domains=domains,
@@ -84,12 +85,24 @@ def _left_out(domains: Sequence[Domain], spans: dict[str, Span], names: Sequence
     return notes
 
 
-def _unseen(label: str, method: str, duration_s: float, begin_unix_s: float | None) -> Measurement:
-    """No counter could be read after the window opened: never 0 J, but what a processor may draw in that time."""
+def _memory_alone(names: Sequence[str]) -> list[str]:
+    """RAPL's memory may be readable where its packages are not."""
+    memory = [name for name in names if name.startswith("dram")]
+    if not memory or any(name.startswith(_HOLDS_PROCESSOR) for name in names):
+        return []
+    return [
+        f"of processor and memory only {', '.join(memory)} is in the total, which is a lower bound: no package counter could be "
+        "read ('budjoule doctor')"
+    ]
+
+
+def _estimated(label: str, method: str, duration_s: float, begin_unix_s: float | None, *, seen: bool) -> Measurement:
+    """No counter could be read after the window opened, or none moved: never 0 J, but what a processor may draw in that time."""
     from budjoule.energy.meters.load_model import energy_unseen_j, this_machine  # a rare case need not slow every start
 
     model = this_machine()
     energy_j, low_j, high_j = energy_unseen_j(model, duration_s)
+    why = f"did not move in {duration_s:.3g} s" if seen else "could not be read any more once the window had begun"
     return Measurement(
         label=label,
         energy_j=energy_j,
@@ -100,6 +113,6 @@ def _unseen(label: str, method: str, duration_s: float, begin_unix_s: float | No
         domains={"package": energy_j},
         summed=("package",),
         source="estimated",
-        method=f"the window's length and {model.basis}, between idle and busy: no counter could be read",
-        notes=(f"the counters could not be read any more once the window had begun ({method}); run 'budjoule doctor'",),
+        method=f"the window's length and {model.basis}, between idle and busy: no counter {'moved' if seen else 'could be read'}",
+        notes=(f"the counters {why} ({method}); run 'budjoule doctor'",),
     )

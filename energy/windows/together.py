@@ -6,8 +6,16 @@ from dataclasses import replace
 from budjoule.energy.meters.meter import Domain, Meter
 
 
+def readings_of(meter: Meter) -> Sequence[float | None]:
+    """A meter's readings; None for all where it raises, which must not take a training run down with it."""
+    try:
+        return meter.read()
+    except Exception:
+        return [None] * len(meter.domains)
+
+
 class Together:
-    """Meters read one after the other, their domains in one list.
+    """Meters read one after the other, their domains in one list; one that fails leaves the others' readings.
 
     A domain that covers the whole platform (psys) would count the other meters' hardware twice: it is shown only.
 
@@ -29,7 +37,7 @@ class Together:
 
     def read(self) -> list[float | None]:
         """The readings of all meters, in order."""
-        return [reading for meter in self.meters for reading in meter.read()]
+        return [reading for meter in self.meters for reading in readings_of(meter)]
 
     def close(self) -> None:
         """Close them all."""

@@ -7,11 +7,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from budjoule.energy.meters.meter import Meter
 from budjoule.energy.windows.counter import Counter, Mark, poll_s
+from budjoule.energy.windows.together import readings_of
 
 
 class Stamp(NamedTuple):
@@ -54,7 +55,7 @@ class Watch:
     def begin(self) -> Stamp:
         """Open a window. Ended by `end` or `leave`, in any thread and any order."""
         with self._lock:
-            readings, now_s = self._read(), self._clock()
+            readings, now_s = readings_of(self.meter), self._clock()
             for counter, reading in zip(self._counters, readings, strict=True):
                 if self.open_windows:
                     counter.add(reading, now_s)
@@ -91,8 +92,10 @@ class Watch:
                 self.meter.close()
 
     def forked(self) -> None:
-        """In a child process: another thread may have held the lock when it was copied."""
+        """In a child process: another thread may have held the lock when it was copied, and the poll thread stayed behind."""
         self._lock = threading.Lock()
+        if self._attended and self.open_windows:
+            _attendant.call(self)
 
     def _leave(self) -> None:
         self.open_windows -= 1
@@ -101,15 +104,9 @@ class Watch:
 
     def _poll(self) -> Stamp:
         now_s = self._clock()
-        for counter, reading in zip(self._counters, self._read(), strict=True):
+        for counter, reading in zip(self._counters, readings_of(self.meter), strict=True):
             counter.add(reading, now_s)
         return self._stamp(now_s)
-
-    def _read(self) -> Sequence[float | None]:
-        try:
-            return self.meter.read()
-        except Exception:  # a meter that fails mid-window must not take the training run down with it
-            return [None] * len(self._counters)
 
     def _stamp(self, now_s: float) -> Stamp:
         return Stamp(now_s, tuple([counter.mark() for counter in self._counters]))
@@ -139,7 +136,7 @@ class Attendant:
                 self._condition.notify()
 
     def forked(self) -> None:
-        """In a child process: the thread stayed behind; the next window starts a new one."""
+        """In a child process: the thread stayed behind; a watch with an open window, or the next one, starts a new one."""
         self.__init__()  # type: ignore[misc]
 
     def _run(self) -> None:

@@ -36,6 +36,10 @@ class Window:
         idle: Measurement | float | None = None,
         on_end: Callable[[Measurement], object] | None = None,
     ) -> None:
+        if synchronize is not None and not callable(synchronize):
+            raise UsageError(
+                f"synchronize is a {type(synchronize).__name__}; give the function to call, such as torch.cuda.synchronize"
+            )
         self.label = label
         self._options: dict[str, Any] = {
             "meter": meter,
@@ -130,6 +134,14 @@ class Window:
         return self.begin()
 
     def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    async def __aenter__(self) -> "Window":
+        return self.begin()
+
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()

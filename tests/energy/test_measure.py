@@ -243,26 +243,40 @@ def test_measure_abandoned_window_lets_go_of_its_meter() -> None:
 
 
 def test_measure_windows_in_threads_do_not_mix() -> None:
-    results: dict[int, float] = {}
+    """One decorated function and one counter: each call sees what passed while it ran, whichever thread ends first."""
+    meter, inside, seen = CounterMeter(), threading.Barrier(2), dict[str, float]()
+    ends = [threading.Event() for _ in range(4)]
 
-    def work(number: int) -> None:
-        with bj.measure(meter=replay(0.0, float(number))) as m:
-            pass
-        results[number] = m.energy_j
+    @bj.measure(meter=meter, on_end=lambda m: seen.update({threading.current_thread().name: m.energy_j}))
+    def work(end: threading.Event) -> None:
+        inside.wait(30)
+        assert end.wait(30)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 9)]
-    for thread in threads:
+    threads = [threading.Thread(target=work, args=(end,), name=f"{number}") for number, end in enumerate(ends)]
+    for number, thread in enumerate(threads):
         thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == {number: float(number) for number in range(1, 9)}
+        inside.wait(30)
+        meter.energy_j += 10.0**number
+    for number in (1, 3, 0, 2):
+        ends[number].set()
+        threads[number].join()
+        meter.energy_j += 10.0 ** (4 + number)
+    assert seen == {"1": 1110.0, "3": 101_000.0, "0": 10_101_111.0, "2": 10_111_100.0}
 
 
-def test_measure_is_not_moved_by_a_stepped_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", lambda: -1e9)
-    with bj.measure(meter=replay(0.0, 1.0)) as m:
-        pass
-    assert 0 <= m.duration_s < 60
+def test_measure_in_an_async_with_is_whole() -> None:
+    async def work() -> Measurement:
+        async with bj.measure("async", meter=replay(1.0, 5.0)) as m:
+            await asyncio.sleep(0)
+        return m.measurement
+
+    assert asyncio.run(work()).energy_j == 4.0
+
+
+@pytest.mark.parametrize("given", [True, False, "cuda"])
+def test_measure_that_cannot_call_synchronize_names_what_can_be_given(given: object) -> None:
+    with pytest.raises(UsageError, match=r"synchronize is a (bool|str); give the function .*torch.cuda.synchronize"):
+        bj.measure(synchronize=given)  # type: ignore[arg-type]
 
 
 def test_measure_process_that_exits_inside_a_window_ends_quietly() -> None:

@@ -1,14 +1,18 @@
 """The load estimate: labelled, wide where unknown, additive and never falling."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import budjoule as bj
-from budjoule.energy.meters.load import LoadMeter
+from budjoule.energy.meters.load import LoadMeter, Processor
 from budjoule.energy.meters.load_model import LoadModel, model_from_cores, model_from_tdp, this_machine
+from budjoule.energy.windows.choose import Choice
+from budjoule.energy.windows.result import result
+from budjoule.energy.windows.watch import Watch
 
 MODEL = LoadModel(idle_w=10.0, busy_w=40.0, factor=2.0, basis="a test")
 
@@ -28,9 +32,54 @@ class FakeProcessor:
         return self.own
 
 
+class Times(NamedTuple):
+    """What psutil says on Linux. [s]"""
+
+    user: float = 1.0
+    nice: float = 2.0
+    system: float = 4.0
+    idle: float = 8.0
+    iowait: float = 16.0
+    irq: float = 32.0
+    softirq: float = 64.0
+    steal: float = 128.0
+    guest: float = 0.5
+    guest_nice: float = 0.25
+
+
 def opened(clock: Any, model: LoadModel = MODEL) -> tuple[LoadMeter, FakeProcessor]:
     processor = FakeProcessor(clock)
     return LoadMeter(model, processor=processor, clock=clock), processor  # type: ignore[arg-type]
+
+
+def test_processor_is_busy_when_it_neither_idles_waits_nor_serves_another_guest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("psutil.cpu_times", Times)
+    busy_s, total_s = Processor().busy_s()
+    assert busy_s == 1 + 2 + 4 + 32 + 64  # guests are inside user and nice
+    assert total_s == busy_s + 8 + 16 + 128
+    assert Processor().stolen_s() == 128
+
+
+def test_processor_busy_time_needs_no_field_beyond_those_of_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare(NamedTuple):
+        user: float = 1.0
+        nice: float = 2.0
+        system: float = 4.0
+        idle: float = 8.0
+
+    monkeypatch.setattr("psutil.cpu_times", Bare)
+    assert Processor().busy_s() == (7.0, 15.0)
+    assert Processor().stolen_s() == 0.0
+
+
+def test_processor_own_time_holds_the_children_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr("time.process_time", lambda: 1.0)
+    spent = {resource.RUSAGE_CHILDREN: SimpleNamespace(ru_utime=2.0, ru_stime=4.0)}
+    monkeypatch.setattr("resource.getrusage", spent.__getitem__)
+    assert Processor().own_s() == 7.0
 
 
 @given(low=st.floats(0, 1), high=st.floats(0, 1))
@@ -101,3 +150,15 @@ def test_load_estimate_is_labelled_with_an_interval_of_its_factor(tree: Any) -> 
     assert 0 < m.energy_low_j < m.energy_j < m.energy_high_j
     assert m.energy_high_j / m.energy_low_j == pytest.approx(model_from_cores(1).factor ** 2)
     assert any("doctor" in note for note in m.notes)
+
+
+def test_load_read_late_may_have_been_at_full_power_meanwhile(clock: Any) -> None:
+    meter, _ = opened(clock)
+    watch = Watch(meter, clock=clock, attended=False)
+    begin = watch.begin()
+    clock.now_s += 60.0
+    m = result("", Choice(watch, (), 0.0), begin, watch.end())
+    assert m.energy_j == pytest.approx(10.0 * 60.0)
+    full_j = MODEL.factor * 50.0 * 60.0
+    assert full_j <= m.energy_high_j <= full_j + MODEL.factor * m.energy_j
+    assert any("read late" in note for note in m.notes)

@@ -9,7 +9,10 @@ import budjoule as bj
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.meter import Domain
 from budjoule.energy.meters.replay import RECORDING, ReplayMeter, open_replay
+from budjoule.energy.windows.choose import Choice
 from budjoule.energy.windows.live import CsvLog, between
+from budjoule.energy.windows.result import result
+from budjoule.energy.windows.watch import Watch
 
 RECORDED = [[0.0, 0.0], [10.0, 4.0], [40.0, 10.0]]
 
@@ -52,6 +55,18 @@ def test_recording_is_a_meter_that_says_what_it_is(recording: Path, monkeypatch:
         pass
     assert (m.method, m.summed, m.source) == (f"replay of {recording}", ("recording",), "measured")
     assert any("not what this machine drew" in note for note in m.notes)
+
+
+@pytest.mark.parametrize(("source", "low_j", "high_j"), [("measured", 80.0, 120.0), ("estimated", 20.0, 500.0)])
+def test_recording_has_the_interval_of_the_worst_meter_since_it_keeps_none(
+    source: str, low_j: float, high_j: float, tmp_path: Path, clock: Any
+) -> None:
+    (tmp_path / "x.csv").write_text(f"elapsed_s,energy_j,source\n1,100,{source}\n")
+    watch = Watch(open_replay(tmp_path / "x.csv", clock=clock), clock=clock, attended=False)
+    begin = watch.begin()
+    clock.now_s += 2.0
+    m = result("", Choice(watch, (), 0.0), begin, watch.end())
+    assert (m.energy_low_j, m.energy_j, m.energy_high_j) == pytest.approx((low_j, 100.0, high_j))
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "elapsed_s,energy_j,source\nx,1,measured\n"])

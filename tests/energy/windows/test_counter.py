@@ -86,6 +86,54 @@ def test_counter_with_a_gap_goes_on_where_it_can_be_read_again() -> None:
     assert (counter.gaps, counter.total_j, counter.unsure_j) == (1, 120.0, 0.0)
 
 
+BATTERY = Domain(name="BAT0", limit_w=300.0, poll_s=0.5)
+
+
+def test_counter_of_a_store_that_rises_holds_what_was_drawn_and_says_so() -> None:
+    counter = books(BATTERY, [(0.0, -180_000.0), (1.0, -179_900.0), (2.0, -181_000.0), (3.0, -180_950.0)])
+    assert (counter.resets, counter.total_j) == (1, 150.0)  # 100 J, a charger, 50 J
+    assert counter.over_j == 1100.0  # or a gauge that had counted too much
+    assert counter.unsure_j == 300.0  # what the machine drew while it was charged
+
+
+def test_counter_of_a_store_read_after_a_long_gap_may_have_been_charged_meanwhile() -> None:
+    gap = [(0.5 * number, None) for number in range(3, 1200)]
+    counter = books(BATTERY, [(0.0, -180_000.0), (1.0, -179_900.0), *gap, (601.0, -179_700.0)])
+    assert (counter.total_j, counter.late, counter.late_s) == (300.0, 1, 600.0)
+    assert counter.unsure_j == 300.0 * 600.0 - 200.0
+
+
+RAIL = Domain(name="VDD_IN", kind="power", poll_s=0.02, limit_w=1000.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    segments=st.lists(
+        st.tuples(st.sampled_from([0.02, 0.1, 0.5, 9.0, 600.0]), st.floats(0, 1000), st.floats(0, 1)), max_size=30
+    )
+)
+def test_counter_of_power_bounds_the_true_energy_over_gaps_of_any_length(
+    segments: list[tuple[float, float, float]],
+) -> None:
+    now_s = true_j = last_w = late_s = 0.0
+    readings: list[tuple[float, float | None]] = [(0.0, 0.0)]
+    for elapsed_s, power_w, unseen_frac in segments:
+        in_time = elapsed_s <= 10 * 0.02
+        true_j += (0.5 * (last_w + power_w) if in_time else unseen_frac * RAIL.limit_w) * elapsed_s
+        late_s += 0.0 if in_time else elapsed_s
+        now_s, last_w = now_s + elapsed_s, power_w
+        readings.append((now_s, power_w))
+    counter = books(RAIL, readings)
+    assert counter.total_j - counter.over_j <= true_j + 1e-3
+    assert true_j <= counter.total_j + counter.unsure_j + 1e-3
+    assert counter.late_s == pytest.approx(late_s)
+    assert counter.over_j + counter.unsure_j == pytest.approx(1000.0 * late_s)
+
+
+def test_counter_of_power_that_flows_back_costs_nothing() -> None:
+    assert books(package(kind="power", range_j=None), [(0.0, -10.0), (2.0, -20.0)]).total_j == 0.0
+
+
 def test_counter_unreadable_at_first_may_have_moved_up_to_the_limit() -> None:
     counter = books(package(), [(0.0, None), (2.0, 50.0), (3.0, 60.0)])
     assert counter.total_j == 10.0

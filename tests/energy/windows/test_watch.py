@@ -2,6 +2,7 @@
 
 import gc
 import os
+import queue
 import signal
 import threading
 import weakref
@@ -160,6 +161,37 @@ def test_window_in_a_forked_child_works_though_the_lock_was_held(hand_meter: Cal
                 code = 0 if passed_j(begin, watch.end()) == 3.0 else 2
             finally:
                 os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    watch.end()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_window_that_a_child_inherits_is_polled_there_over_every_wrap(hand_meter: Callable[..., Any]) -> None:
+    meter = hand_meter([Domain(name="package-0", range_j=10.0)], [1.0])  # polled every 5 ms
+    watch = Watch(meter)
+    begin = watch.begin()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        signal.alarm(20)  # ends a child that nobody polls
+        try:
+            polled: queue.SimpleQueue[float] = queue.SimpleQueue()
+            read = meter.read
+
+            def reading() -> list[float | None]:
+                readings: list[float | None] = read()
+                polled.put(readings[0] or 0.0)
+                return readings
+
+            meter.read = reading
+            for reading_j in (9.5, 0.5, 9.5, 0.5):
+                meter.readings = [reading_j]
+                while polled.get() != reading_j:
+                    pass
+            code = 0 if passed_j(begin, watch.end()) == 8.5 + 1.0 + 9.0 + 1.0 else 2
+        finally:
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     watch.end()
 
