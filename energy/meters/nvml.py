@@ -19,6 +19,7 @@ _LIMIT_W = 2000.0
 _UPDATE_S = 0.1
 _ERROR_FRAC = 0.05
 _PART_TIME = re.compile(r"\b(A100X?|H100|H200|GH200|A800|H800)\b")
+_PART_TIME_FRAC = 0.25
 _POLL_S = 0.05
 _UNIT_J = 0.001
 # Answers in mJ and in mW.
@@ -135,9 +136,10 @@ def _find(nvml: Any) -> tuple[list[_Gpu], list[str]]:
             notes.append(
                 f"{gpu} is split (MIG): its number covers the board, all instances together; one instance cannot be measured"
             )
-        if _PART_TIME.search(name):
+        part_time = bool(_PART_TIME.search(name))
+        if part_time:
             notes.append(f"the sensor of {gpu} looks at a part of the time only: repeat short or periodic work")
-        gpus.append(_Gpu(_domain(index, kind), index))
+        gpus.append(_Gpu(_domain(index, kind, part_time), index))
     return gpus, notes
 
 
@@ -155,7 +157,7 @@ def _kind(nvml: Any, handle: Any) -> Literal["energy", "power"] | None:
     return next((kind for kind, function in _READS.items() if _ask(nvml, function, handle) is not None), None)
 
 
-def _domain(index: int, kind: Literal["energy", "power"]) -> Domain:
+def _domain(index: int, kind: Literal["energy", "power"], part_time: bool) -> Domain:
     return Domain(
         name=f"gpu-{index}",
         kind=kind,
@@ -163,6 +165,7 @@ def _domain(index: int, kind: Literal["energy", "power"]) -> Domain:
         unit_j=_UNIT_J,
         update_s=_UPDATE_S,
         poll_s=None if kind == "energy" else _POLL_S,
+        sampled_frac=_PART_TIME_FRAC if part_time else 1.0,
         error_low_frac=_ERROR_FRAC,
         error_high_frac=_ERROR_FRAC,
     )

@@ -133,6 +133,7 @@ def test_nvml_gpu_without_numbers_is_refused_with_the_reason(gpu: dict[str, Any]
 def test_nvml_says_which_sensors_look_a_part_of_the_time_and_of_no_other(name: str, noted: bool) -> None:
     meter = open_nvml(FakeNvml({"name": name, "energy_mj": 1}))
     assert [name in note and "part of the time" in note for note in meter.notes] == [True] * noted
+    assert meter.domains[0].sampled_frac == (0.25 if noted else 1.0)
 
 
 @pytest.mark.parametrize("mode", [(0, 0), (0, 1), (1, 1)])
