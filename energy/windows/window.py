@@ -250,6 +250,11 @@ class Window:
         return self.measurement.method
 
     @property
+    def counter_step_j(self) -> float | None:
+        """The step of the counters summed; None where there is no counter. [J]"""
+        return self.measurement.counter_step_j
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the reader should know."""
         return self.measurement.notes

@@ -131,6 +131,7 @@ def test_meter_that_fails_beside_another_leaves_its_readings_and_is_named(hand_m
     assert (m.source, m.energy_j, m.domains) == ("measured", 3.0, {"package-0": 3.0})
     assert m.energy_high_j >= 3.0 + 300.0 * m.duration_s
     assert any(note.startswith("gpu-0 could not be read any more") for note in m.notes)
+    assert m.counter_step_j == m.measurement.counter_step_j == 0.0
 
 
 def test_window_that_begins_while_a_meter_fails_still_has_the_others(hand_meter: Callable[..., Any]) -> None:
