@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from budjoule.cli.output import note, note_console, print_json, result_console
+from budjoule.cli.output import check_output, note, note_console, print_json, result_console
 from budjoule.energy.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -68,15 +68,9 @@ def _check_writable(path: Path, *, force: bool) -> None:
         raise UsageError(f"{path} is no name of a profile; end it in .toml, so that --device finds it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise RunError(f"{path} is a folder; give a file's name with -o")
-        if path.exists() and not force:
-            raise RunError(f"{path} exists; give another name or --force to overwrite it")
-        probe = path.parent / f".{path.name}.probe.part"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; give a writable place with -o") from None
+    check_output(path, force=force)
 
 
 def _calibrated(device: str, quick: bool) -> "Calibration":

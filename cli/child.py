@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,34 @@ from types import FrameType
 
 from budjoule.energy.errors import BudjouleError, UsageError
 
-_FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+# All that end a process which does not know them. Stops and resizes come to a terminal's whole group, the command included.
+_FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM")
+_FROM_KEYS = ("SIGINT", "SIGQUIT")  # Ctrl-C and Ctrl-\
 _LOOK_S = 1.0
 
 
 Child = subprocess.Popen[bytes]
+
+
+def wait_for_end(child: Child) -> int:
+    """Wait for a command; its exit code as `Popen` gives it.
+
+    A signal that the kernel hands to another thread than this one does not wake a plain wait: it would be passed on too late.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return child.wait()
+    waking, woken = socket.socketpair()
+    waking.setblocking(False)
+    with waking, woken:
+        wakes = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+        ends = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        try:
+            while child.poll() is None:
+                woken.recv(1)
+        finally:
+            signal.signal(signal.SIGCHLD, ends)
+            signal.set_wakeup_fd(wakes)
+    return child.wait()
 
 
 def run_child(
@@ -22,7 +46,7 @@ def run_child(
     *,
     stdout: int | None = None,
     in_child: Callable[[], None] | None = None,
-    wait: Callable[[Child], int] = Child.wait,
+    wait: Callable[[Child], int] = wait_for_end,
 ) -> int:
     """Run a command and wait for it.
 
@@ -79,8 +103,8 @@ def _forwarding() -> Iterator[Callable[[Child], None]]:
             child.send_signal(number)
 
     def forward(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and _terminal_is_ours():
-            return  # Ctrl-C reached the command as well: the terminal sends it to the whole foreground group
+        if signal.Signals(number).name in _FROM_KEYS and _terminal_is_ours():
+            return  # the key reached the command as well: the terminal sends it to the whole foreground group
         if not children:
             early.append(number)
         for child in children:
@@ -93,12 +117,16 @@ def _forwarding() -> Iterator[Callable[[Child], None]]:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], object], names: Sequence[str]) -> Iterator[None]:
-    """Handle signals meanwhile; elsewhere than in the main thread, which alone may, do nothing."""
+    """Handle signals meanwhile, but those that we were told to ignore (`nohup`), as the command then is too.
+
+    Elsewhere than in the main thread, which alone may, do nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, handler) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

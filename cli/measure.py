@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from budjoule.cli.child import run_child, wait_for_signal
+from budjoule.cli.child import run_child, wait_for_end, wait_for_signal
 from budjoule.cli.measured import idle_power, lines, live_line, unmet
-from budjoule.cli.output import check_output, note, print_json, save, to_json
+from budjoule.cli.output import check_output, note, print_json, save_measured, to_json
 from budjoule.energy.errors import MeterError, UsageError
 from budjoule.energy.measurement import Measurement
 from budjoule.energy.units import seconds
@@ -59,8 +59,8 @@ def measure(
 ) -> None:
     """Measure the energy of a command: budjoule measure [OPTIONS] -- CMD [ARGS]..."""
     command = _command(ctx.args, serving=serve is not None)
-    if output is not None:
-        check_output(output, force=force)
+    for path in filter(None, (output, csv)):
+        check_output(path, force=force)
     name = label or " ".join(command) or "the machine"
     with CsvLog(csv, force=force) if csv is not None else nullcontext() as log:
         try:
@@ -75,10 +75,9 @@ def measure(
         endpoint = (serve, host) if serve is not None else None
         measurement, exit_code = _run(command, measuring, live, endpoint, stdout=_STDERR if as_json else None)
     document = {**measurement.to_dict(), "command": command, "exit_code": exit_code}
-    if output is not None:
-        save(output, to_json(document) + "\n", force=force)
-    print(to_json(document) if as_json else lines(measurement, output), flush=True)
-    raise typer.Exit(exit_code)
+    unsaved = save_measured(output, document, force=force)
+    print(to_json(document) if as_json else lines(measurement, None if unsaved else output), flush=True)
+    raise typer.Exit(exit_code or unsaved)
 
 
 def _command(args: list[str], *, serving: bool) -> list[str]:
@@ -97,7 +96,20 @@ def _live(measuring: Window, interval: str | None, log: CsvLog | None) -> Live |
         interval = None
     elif interval is not None:
         receivers.append(lambda sample: note(live_line(sample)))
-    return Live(measuring.read, interval_s=seconds(interval or "1 s"), on_sample=receivers) if receivers else None
+    if not receivers:
+        return None
+    return Live(
+        measuring.read,
+        interval_s=seconds(interval or "1 s"),
+        on_sample=receivers,
+        on_failure=lambda error: note(f"budjoule: {error}; the measurement goes on without it"),
+    )
+
+
+def _sampled(live: Live | None, wait: Callable[[], int]) -> int:
+    """Wait while the window is sampled: from when the command runs, so that one that cannot leaves no log."""
+    with live or nullcontext():
+        return wait()
 
 
 def _run(
@@ -114,8 +126,12 @@ def _run(
             if endpoint is not None:
                 exporter = serving.enter_context(Exporter(measuring.read, port=endpoint[0], host=endpoint[1]))
                 note(f"serving {exporter.url}" + ("" if command else "; Ctrl-C ends it"))
-            with live or nullcontext():
-                exit_code = run_child(command, stdout=stdout) if command else wait_for_signal()
+            if command:
+                exit_code = run_child(
+                    command, stdout=stdout, wait=lambda child: _sampled(live, lambda: wait_for_end(child))
+                )
+            else:
+                exit_code = _sampled(live, wait_for_signal)
         finally:
             measurement = measuring.end()
     if live is not None:

@@ -9,7 +9,7 @@ from budjoule.energy.units import seconds, show, watts
 from budjoule.energy.windows.live import Sample
 
 _NOT_RUN = "no counter measures energy here, and --require-measured refuses an estimate: the command was not run"
-_FIGURES = ("begin_unix_s", "energy_j", "energy_low_j", "energy_high_j", "duration_s", "power_w")
+_FIGURES = ("begin_unix_s", "energy_j", "energy_low_j", "energy_high_j", "duration_s", "power_w", "counter_step_j")
 _IDLE_FIGURES = ("idle_w", "net_energy_j", "net_energy_low_j", "net_energy_high_j")
 
 

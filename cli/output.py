@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -51,8 +52,9 @@ def note_console() -> "Console":
 
 
 def note(text: str) -> None:
-    """Print one line on stderr."""
-    print(text, file=sys.stderr)
+    """Print one line on stderr; where nobody can read it (a closed pipe, a full disk), nothing ends for it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def save(path: str | Path, content: str | bytes, *, force: bool) -> None:
@@ -67,18 +69,32 @@ def save(path: str | Path, content: str | bytes, *, force: bool) -> None:
     note(f"wrote {path}")
 
 
+def save_measured(path: Path | None, document: Any, *, force: bool) -> int:
+    """Write the document of a command that has run; exit code 1 if that fails, since the rest of the result is still to come."""
+    if path is None:
+        return 0
+    try:
+        save(path, to_json(document) + "\n", force=force)
+    except RunError as error:
+        note(f"budjoule: {error}")
+        return error.exit_code
+    return 0
+
+
 def check_output(path: Path, *, force: bool) -> None:
     """Before the command is run: an hour's measurement must not end in a file that cannot be written.
 
     Raises:
         RunError: The file exists and `force` is off, or it cannot be written.
     """
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; give a file's name")
     if path.exists() and not force:
         raise RunError(f"{path} exists; give another name or --force to overwrite it")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise RunError(
-            f"cannot write {path}: its folder {path.parent} does not exist or is not writable; give another path"
-        )
+    into = path.exists() and not path.is_file()  # a device or a pipe: what is written goes into it
+    place = path if into else Path(os.path.realpath(path)).parent
+    if not os.access(place, os.W_OK):
+        raise RunError(f"cannot write {path}: {place} does not exist or is not writable; give another path")
 
 
 def _console(stream: TextIO) -> "Console":

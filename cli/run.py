@@ -11,7 +11,7 @@ import typer
 
 from budjoule.cli.child import Child, run_child
 from budjoule.cli.measured import idle_power, unmet
-from budjoule.cli.output import check_output, note, print_json, save, to_json
+from budjoule.cli.output import check_output, note, print_json, save_measured, to_json
 from budjoule.cli.tree import Tree
 from budjoule.energy.errors import BudgetExhausted, MeterError, UsageError
 from budjoule.energy.measurement import Measurement
@@ -101,10 +101,9 @@ def run(
             window = Window(" ".join(command), meter=meter, require_measured=require_measured, idle=floor)
             exit_code, whole = _held(command, guard, window, _shower(every_s), stdout=_STDERR if as_json else None)
             document = _document(command, exit_code, whole, guard, books, ledger)
-    if output is not None:
-        save(output, to_json(document) + "\n", force=force)
+    unsaved = save_measured(output, document, force=force)
     print(to_json(document) if as_json else _lines(document, whole, guard), flush=True)
-    raise typer.Exit(BudgetExhausted.exit_code if guard.reason else exit_code)
+    raise typer.Exit(BudgetExhausted.exit_code if guard.reason else exit_code or unsaved)
 
 
 def _command(args: list[str]) -> list[str]:

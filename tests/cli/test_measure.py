@@ -27,6 +27,8 @@ KEYS = {
     "notes",
 }
 
+PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM")
+
 
 def bare(root: Path) -> dict[str, str]:
     """An environment whose only counters are those of a tree: no GPU answers, whatever this machine has."""
@@ -36,10 +38,15 @@ def bare(root: Path) -> dict[str, str]:
     return os.environ | {"BUDJOULE_SYSFS_ROOT": str(root), "PYTHONPATH": path}
 
 
-def budjoule(*args: str, root: Path) -> "subprocess.CompletedProcess[str]":
-    environment = bare(root)
-    command = [sys.executable, "-m", "budjoule", *args]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+def line(*args: str, first: str = "") -> list[str]:
+    """A command line of it, in a process that does something else first."""
+    then = "os.execv(sys.executable, [sys.executable, '-m', 'budjoule', *sys.argv[1:]])"
+    return [sys.executable, "-c", f"import os, signal, sys\n{first}\n{then}", *args]
+
+
+def budjoule(*args: str, root: Path, first: str = "") -> "subprocess.CompletedProcess[str]":
+    command = line(*args, first=first)
+    return subprocess.run(command, env=bare(root), capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.fixture
@@ -109,23 +116,72 @@ def test_measure_command_killed_by_a_signal_ends_as_a_shell_would_say(tmp_path: 
     assert done.returncode == json.loads(done.stdout)["exit_code"] == 128 + 9
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_measure_passes_signals_on_and_still_reports(tmp_path: Path, number: signal.Signals) -> None:
-    code = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGINT, lambda *_: sys.exit(42)); signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
-        "signal.alarm(30); print('ready', flush=True); signal.pause()"
-    )
-    command = [sys.executable, "-m", "budjoule", "measure", "--json", "--", sys.executable, "-c", code]
+WAITING = """
+import signal, sys, time
+{handling}
+print("ready", flush=True)
+time.sleep(30)
+"""
+
+
+# Whoever runs the tests may have them ignore signals, which is passed on.
+HEAR_ALL = "\n".join(f"signal.signal(signal.{name}, signal.SIG_DFL)" for name in PASSED_ON)
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_measure_passes_signals_on_and_still_reports(tmp_path: Path, name: str) -> None:
+    code = WAITING.format(handling=f"signal.signal(signal.{name}, lambda *_: sys.exit(42))")
+    command = line("measure", "--json", "--", sys.executable, "-c", code, first=HEAR_ALL)
     environment = bare(tmp_path)
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "ready\n"
-        process.send_signal(number)
+        process.send_signal(getattr(signal, name))
         stdout, _ = process.communicate(timeout=60)
     assert json.loads(stdout)["exit_code"] == process.returncode == 42
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs terminals")
+@pytest.mark.parametrize(("key", "name"), [(b"\x03", "SIGINT"), (b"\x1c", "SIGQUIT")])
+def test_measure_passes_no_key_on_that_the_terminal_gave_the_command_too(tmp_path: Path, key: bytes, name: str) -> None:
+    """The command counts the signals of a key until it is asked how many came, by one that comes after them."""
+    count = f"""
+came = []
+signal.signal(signal.{name}, lambda *_: (came.append(1), print("key", flush=True)))
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(40 + len(came)))
+"""
+    code = WAITING.format(handling=count)
+    first = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{HEAR_ALL}"
+    command = line("measure", "--interval", "off", "--", sys.executable, "-c", code, first=first)
+    ours, theirs = os.openpty()
+    printed = b""
+
+    def read_until(word: bytes) -> None:
+        nonlocal printed
+        while word not in printed:
+            printed += os.read(ours, 1000)
+
+    with subprocess.Popen(
+        command, env=bare(tmp_path), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        read_until(b"ready")
+        os.write(ours, key)
+        read_until(b"key\r\n")
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 41
+    read_until(b"next: ")
+    assert b"estimated" in printed
+    os.close(ours)
+
+
+def test_measure_ignores_with_the_command_what_it_was_told_to_ignore(tmp_path: Path) -> None:
+    code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)"
+    first = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    nohup = budjoule("measure", "--", sys.executable, "-c", code, root=tmp_path, first=first)
+    assert nohup.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -162,6 +218,36 @@ def test_measure_writes_the_document_and_never_over_another_unasked(tmp_path: Pa
     assert mark.exists()
 
 
+# No byte can be added to a file any more.
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
+@pytest.mark.parametrize(("code", "ends"), [(3, 3), (0, 1)])
+def test_measure_with_a_full_disk_prints_what_it_measured(tmp_path: Path, code: int, ends: int) -> None:
+    log, output = tmp_path / "power.csv", tmp_path / "m.json"
+    options = ("--interval", "20 ms", "--csv", str(log), "-o", str(output))
+    work = ("sh", "-c", f"sleep 0.2; exit {code}")
+    done = budjoule("measure", *options, "--", *work, root=tmp_path, first=FULL_DISK)
+    assert done.returncode == ends
+    assert "estimated" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count(f"cannot write {log}: ") == done.stderr.count(f"cannot write {output}: ") == 1
+    assert "so far (estimated)" in done.stderr
+
+
+def test_measure_that_runs_nothing_leaves_logs_as_they_were(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text("mine")
+    refused = budjoule("measure", "--csv", str(old), "--force", "--require-measured", "--", "true", root=tmp_path)
+    assert (refused.returncode, old.read_text()) == (1, "mine")
+    assert budjoule("measure", "--csv", str(new), "--", "no-such-command", root=tmp_path).returncode == 127
+    assert not new.exists()
+    taken = budjoule("measure", "--csv", str(old), "--idle", "10 s", "--", "true", root=tmp_path)
+    assert "--force" in taken.stderr
+    assert "measuring" not in taken.stderr
+
+
 def test_measure_shows_live_power_on_stderr_and_logs_rows_that_add_up(tmp_path: Path) -> None:
     path = tmp_path / "power.csv"
     options = ("--json", "--interval", "20 ms", "--csv", str(path))
@@ -193,8 +279,8 @@ def test_measure_serves_prometheus_until_it_is_interrupted(powercap: Path) -> No
         command, env=bare(powercap), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        url = line.removeprefix("serving ").partition(";")[0]
+        said = process.stderr.readline()
+        url = said.removeprefix("serving ").partition(";")[0]
         assert url.startswith("http://127.0.0.1:")
         counter.write_text("3000000")
         with urllib.request.urlopen(url, timeout=30) as reply:
@@ -220,8 +306,8 @@ def test_measure_serves_prometheus_while_a_command_runs(powercap: Path) -> None:
         text=True,
     ) as process:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        stdout, _ = process.communicate(line, timeout=60)
+        said = process.stderr.readline()
+        stdout, _ = process.communicate(said, timeout=60)
     assert "budjoule_domain_energy_joules_total" in stdout
     assert process.returncode == 0
 

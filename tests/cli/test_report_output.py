@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from budjoule.cli.output import note, print_json, print_text, result_console, save, to_json
+from budjoule.cli.output import check_output, note, print_json, print_text, result_console, save, to_json
 from budjoule.energy.errors import BudjouleError, RunError
 
 
@@ -37,6 +37,27 @@ def test_save_keeps_a_file_unless_forced(tmp_path: Path, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count(str(target)) == 2
+
+
+def test_output_is_checked_where_it_will_be_written(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "no" / "file")
+    with pytest.raises(RunError, match=r"cannot write .*link: .*no does not exist"):
+        check_output(link, force=True)
+    (tmp_path / "no").mkdir()
+    check_output(link, force=False)
+    with pytest.raises(RunError, match="is a folder; give a file's name"):
+        check_output(tmp_path, force=True)
+    assert list((tmp_path / "no").iterdir()) == []
+
+
+def test_a_note_that_nobody_can_read_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    note("1 J so far")
 
 
 def test_notes_stay_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:
