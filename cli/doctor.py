@@ -84,7 +84,9 @@ def _reason(name: str, message: str) -> dict[str, Any]:
     from budjoule.energy.meters.rapl import permission_fix
     from budjoule.energy.meters.sysfs import sysfs_root
 
-    what, _, remedy = message.partition("; ")
+    # What was left out, one piece after the other, comes without a remedy.
+    whole = " left out: " in message or "; " not in message
+    what, _, remedy = (message, "", "") if whole else message.rpartition("; ")
     fixes = list(permission_fix(sysfs_root())) if name == "rapl" and "permission denied" in message else [remedy]
     return {"reason": what, "fixes": [fix for fix in fixes if fix]}
 

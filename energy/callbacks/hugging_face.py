@@ -1,6 +1,7 @@
 """Energy in the log of a Hugging Face `Trainer`. Needs transformers."""
 
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from budjoule.energy.callbacks.training_log import TrainingLog
@@ -25,7 +26,8 @@ class TrainerEnergy(TrainerCallback):  # type: ignore[misc]
     puts the callback before those that report elsewhere (TensorBoard, ...), so that they see them too.
 
     The whole machine is measured, evaluation included, by the first process of each machine. `measurement` and `epochs` hold
-    the finished windows with their intervals.
+    the finished windows with their intervals. A `Trainer` tells nobody that training broke off: `close` then ends them, and
+    so does the block of ``with bj.TrainerEnergy() as energy: ...``.
 
     Args:
         meter: As in `bj.measure`.
@@ -88,4 +90,16 @@ class TrainerEnergy(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close what is open."""
+        self.close()
+
+    def close(self) -> None:
+        """End what is open, such as after an exception: `measurement` and `epochs` hold it as far as it came. May be repeated."""
         self._log.end()
+
+    def __enter__(self) -> "TrainerEnergy":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

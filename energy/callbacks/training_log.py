@@ -43,12 +43,13 @@ class TrainingLog:
         return self._steps
 
     def begin(self) -> None:
-        """The run begins.
+        """The run begins; windows that one before it left open are given up.
 
         Raises:
             MeterError: The meter cannot be had.
         """
         self.epochs, self.measurement, self._last, self._steps, self._told = [], None, None, 0, 0
+        self._run = self._epoch = None
         self._run = self._new("training").begin()
 
     def begin_epoch(self) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from budjoule.energy.errors import MeterError, UsageError
@@ -14,6 +13,9 @@ from budjoule.energy.windows.watch import Watch
 AUTOMATIC = (("rapl", "nvml", "amd"), ("apple",), ("hwmon",), ("battery",))
 _FALLBACK = "load"
 _FALLBACK_AGE_S = 1.0
+_NO_PROCESSOR = (
+    "the processor and its memory have no readable counter: their energy is not in the total ('budjoule doctor')"
+)
 
 
 class Choice(NamedTuple):
@@ -95,27 +97,18 @@ def _shared(name: str | None) -> Choice:
 
 
 def _best() -> tuple[Meter, tuple[str, ...]]:
-    names: list[str] = []
-    denied: list[str] = []
+    refused: dict[str, str] = {}
     for group in AUTOMATIC:
         meters: list[Meter] = []
         for name in group:
             try:
                 meters.append(METERS[name]())
             except MeterError as error:
-                names.append(name)
-                denied += [str(error)] if "permission denied" in str(error) else []
+                refused[name] = str(error)
+        denied = tuple(reason for reason in refused.values() if "permission denied" in reason)
         if meters:
-            return (meters[0] if len(meters) == 1 else Together(meters)), _missing(group, meters)
-    return METERS[_FALLBACK](), tuple(denied) or (
-        f"no counter can be read here ({', '.join(names)}): 'budjoule doctor' says why",
+            missing = (_NO_PROCESSOR,) if "rapl" in group and "rapl" in refused else ()
+            return (meters[0] if len(meters) == 1 else Together(meters)), missing + denied
+    return METERS[_FALLBACK](), denied or (
+        f"no counter can be read here ({', '.join(refused)}): 'budjoule doctor' says why",
     )
-
-
-def _missing(group: Sequence[str], meters: Sequence[Meter]) -> tuple[str, ...]:
-    open_names = {meter.name for meter in meters}
-    if "rapl" in group and "rapl" not in open_names:
-        return (
-            "the processor and its memory have no readable counter: their energy is not in the total ('budjoule doctor')",
-        )
-    return ()

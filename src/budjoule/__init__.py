@@ -4,8 +4,11 @@ The names below are the public API. They are loaded on first use (PEP 562), so t
 milliseconds and neither torch nor scipy nor scikit-learn is imported before a name needs it.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from budjoule.energy.errors import UsageError as _UsageError
 
 if TYPE_CHECKING:
     from budjoule.calibration.fit import fit_profile
@@ -82,10 +85,19 @@ __all__ = [
 ]
 
 
+class _MissingExtraError(_UsageError, AttributeError):
+    """A name whose extra is not installed: `hasattr` and `inspect` pass it over."""
+
+
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'budjoule' has no attribute {name!r}")
-    module = import_module(f"budjoule.{_HOME[name]}")
+    try:
+        module = import_module(f"budjoule.{_HOME[name]}")
+    except _UsageError as error:
+        if sys._getframe(1).f_code.co_name == "_handle_fromlist":
+            raise  # `from budjoule import NAME` would put "cannot import name" in the place of an AttributeError's remedy
+        raise _MissingExtraError(str(error)) from None
     value = getattr(module, name)
     globals()[name] = value  # the submodule of the same name (budjoule.energy.trace) stays reachable by its path
     return value

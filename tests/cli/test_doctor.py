@@ -88,6 +88,23 @@ def test_doctor_survives_a_meter_that_cannot_be_had(monkeypatch: pytest.MonkeyPa
     )
 
 
+def test_doctor_takes_what_is_left_out_for_no_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = ("gpu-0 (A) left out: it tells neither energy nor power", "gpu-1 (B) left out: a virtual GPU")
+    for message, reason, fixes in (
+        ("; ".join(each), "; ".join(each), []),
+        (each[0], each[0], []),
+        ("cannot replay a; b: no file; give one", "cannot replay a; b: no file", ["give one"]),
+        ("no battery here", "no battery here", []),
+    ):
+
+        def absent(message: str = message) -> Any:
+            raise MeterError(message)
+
+        monkeypatch.setitem(METERS, "nvml", absent)
+        found = row(verb.examine(), "nvml")
+        assert (found["reason"], found["fixes"]) == (reason, fixes)
+
+
 def test_doctor_prints_one_json_document_and_imports_no_torch(empty_tree: Path) -> None:
     code = (
         "import sys; from budjoule.cli.doctor import doctor; doctor(as_json=True); "

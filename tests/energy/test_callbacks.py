@@ -1,8 +1,10 @@
 """Energy in the logs of real trainers: a Hugging Face Trainer and a Lightning one, on a counter that every step moves."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import budjoule as bj
 from budjoule.energy.callbacks.training_log import TrainingLog
 from budjoule.energy.errors import UsageError
 from budjoule.energy.meters.meter import Domain
+from budjoule.energy.windows.watch import Watch
 
 BATCHES, EPOCHS, STEP_J = 6, 2, 5.0
 LIGHTNINGS_OWN_WARNINGS = pytest.mark.filterwarnings("ignore")  # of PyTorch's deprecations, and of few workers
@@ -35,14 +38,17 @@ class StepMeter:
 
 
 class Model(nn.Module):
-    """One weight; its forward pass is what a step costs."""
+    """One weight; its forward pass is what a step costs, and fails at one of them."""
 
-    def __init__(self, meter: StepMeter) -> None:
+    def __init__(self, meter: StepMeter, fail_at: int = -1) -> None:
         super().__init__()
-        self.linear, self.meter = nn.Linear(2, 1), meter
+        self.linear, self.meter, self.steps_left = nn.Linear(2, 1), meter, fail_at
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         self.meter.energy_j += STEP_J
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            raise ZeroDivisionError
         return {"loss": (self.linear(x)[:, 0] - labels).square().mean()}
 
 
@@ -55,7 +61,7 @@ def hugging_face(tmp_path: Path) -> Callable[..., Any]:
     pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
-    def trainer(meter: StepMeter, *callbacks: Any, **options: Any) -> Any:
+    def trainer(meter: StepMeter, *callbacks: Any, fail_at: int = -1, **options: Any) -> Any:
         arguments = TrainingArguments(
             output_dir=str(tmp_path),
             per_device_train_batch_size=1,
@@ -68,7 +74,7 @@ def hugging_face(tmp_path: Path) -> Callable[..., Any]:
             dataloader_pin_memory=False,
             **options,
         )
-        return Trainer(Model(meter), arguments, train_dataset=rows(BATCHES), callbacks=list(callbacks))
+        return Trainer(Model(meter, fail_at), arguments, train_dataset=rows(BATCHES), callbacks=list(callbacks))
 
     return trainer
 
@@ -87,6 +93,38 @@ def test_trainer_logs_the_run_a_step_and_an_epoch(hugging_face: Callable[..., An
     assert [each.energy_j for each in energy.epochs] == epochs
     assert energy.measurement is not None
     assert energy.measurement.energy_j == STEP_J * BATCHES * EPOCHS
+
+
+def test_trainer_run_that_breaks_off_is_measured_as_far_as_it_came(hugging_face: Callable[..., Any]) -> None:
+    meter = StepMeter()
+    with pytest.raises(ZeroDivisionError), bj.TrainerEnergy(meter=meter) as energy:
+        hugging_face(meter, energy, fail_at=BATCHES + 2).train()
+    energy.close()
+    assert energy.measurement is not None
+    assert energy.measurement.energy_j == STEP_J * (BATCHES + 2)
+    assert [each.energy_j for each in energy.epochs] == [STEP_J * BATCHES, STEP_J * 2]
+
+
+def test_trainer_that_nobody_closes_leaves_no_window_open(
+    hugging_face: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches: list[Watch] = []
+
+    def watch(meter: StepMeter) -> Watch:
+        watches.append(Watch(meter))
+        return watches[-1]
+
+    monkeypatch.setattr("budjoule.energy.windows.choose.Watch", watch)
+    meter = StepMeter()
+    energy = bj.TrainerEnergy(meter=meter)
+    with pytest.raises(ZeroDivisionError):
+        hugging_face(meter, energy, fail_at=2).train()
+    assert sum(watch.open_windows for watch in watches) == 2  # it may still be closed
+    energy.on_train_begin(None, SimpleNamespace(is_local_process_zero=True), None)
+    assert sum(watch.open_windows for watch in watches) == 1
+    del energy
+    gc.collect()
+    assert sum(watch.open_windows for watch in watches) == 0
 
 
 def test_trainer_reports_see_the_energy_where_the_callback_stands_first(hugging_face: Callable[..., Any]) -> None:

@@ -77,6 +77,18 @@ def test_light_parts_import_nothing_heavy(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_name_without_its_extra_is_passed_over_and_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "budjoule.energy.callbacks.hugging_face", raising=False)
+    monkeypatch.delitem(vars(budjoule), "TrainerEnergy", raising=False)
+    assert not hasattr(budjoule, "TrainerEnergy")
+    remedy = r"pip install 'budjoule\[transformers\]'"
+    with pytest.raises(budjoule.BudjouleError, match=remedy):
+        budjoule.TrainerEnergy  # noqa: B018
+    with pytest.raises(budjoule.BudjouleError, match=remedy):
+        from budjoule import TrainerEnergy  # noqa: F401
+
+
 def test_project_speaks_of_itself_alone() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     files = (
