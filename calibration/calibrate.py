@@ -12,10 +12,10 @@ import torch
 from budjoule.calibration.fit import fit_profile, simulate
 from budjoule.calibration.load_levels import fit_load
 from budjoule.calibration.microbenchmarks import SUITE, Microbenchmark, Prepared, prepare
-from budjoule.calibration.notes import missed_log, notes_on
+from budjoule.calibration.notes import WRONG_LOG, missed_log, notes_on
 from budjoule.calibration.observation import Observation
 from budjoule.calibration.prior import prior_for
-from budjoule.calibration.reading import Reading, idle_w, least_disturbed
+from budjoule.calibration.reading import Reading, idle_w, least_disturbed, throttled_in_all
 from budjoule.calibration.target import Target, target_for
 from budjoule.calibration.this_machine import ASSUMED_LIMIT, ThisMachine
 from budjoule.energy.device import DeviceProfile, load_profile
@@ -121,7 +121,8 @@ def calibrate(
     if unlimited and not any(o.energy_j for o in fitted):
         profile = _unthrottled(profile, list(observations.values()))
     validation = [_validated(b.name, observations[b.name], profile) for b in suite if b.held_out]
-    notes = notes_on(readings, machine, validation, processes=target.board.processes() if target.board else None)
+    processes = target.board.processes() if target.board else None
+    notes = notes_on(readings, machine, validation, processes=processes, load_known=load_model is not None)
     added = _provenance(target, machine, readings, validation, notes)
     return Calibration(
         profile=replace(_widened(profile, validation), provenance={**profile.provenance, **added}),
@@ -158,13 +159,17 @@ def _validated(name: str, o: Observation, profile: DeviceProfile) -> dict[str, A
 
 
 def _widened(profile: DeviceProfile, validation: Sequence[Mapping[str, Any]]) -> DeviceProfile:
-    """Add the held-out steps' errors to the residuals: an interval must cover what the microbenchmarks do not show."""
+    """Add the held-out steps' errors to the residuals: an interval must cover what the microbenchmarks do not show.
+
+    A fit that they refute is not called one, however many runs it had.
+    """
     if not validation:
         return profile
     time_log = [np.log1p(row["time_error_frac"]) for row in validation]
     energy_log = [np.log1p(row["energy_error_frac"]) for row in validation if row["energy_error_frac"] is not None]
     return replace(
         profile,
+        status="few-shot" if profile.status == "fitted" and missed_log(validation) > WRONG_LOG else profile.status,
         residual_time=float(np.hypot(profile.residual_time, np.mean(np.abs(time_log)))),
         residual_energy=float(np.hypot(profile.residual_energy, np.mean(np.abs(energy_log or time_log)))),
     )
@@ -179,6 +184,7 @@ def _provenance(
 ) -> dict[str, Any]:
     meters = sorted({reading.meter for reading in readings.values() if reading.meter})
     clocks = [reading.clock_hz for reading in readings.values() if reading.clock_hz]
+    throttled = throttled_in_all(readings.values())
     errors = {
         key: float(f"{np.mean([abs(row[key]) for row in validation]):.4f}")
         for key in ("time_error_frac", "energy_error_frac")
@@ -193,6 +199,7 @@ def _provenance(
         "python": platform.python_version(),
         "torch": torch.__version__,
         "clock_hz": [min(clocks), max(clocks)] if clocks else [],
+        **({} if throttled is None else {"throttled": throttled}),
         "held_out_training_steps": errors,
         "notes": list(notes),
     }

@@ -12,6 +12,10 @@ NOISY_FRAC = 0.25  # spread between the quarters of a microbenchmark at which th
 UNSURE_FRAC = 0.05  # standard error of a time at which it counts as not settled
 SLOW_FRAC = 0.85  # clock over the highest one seen at which a processor counts as held back
 WRONG_LOG = 0.3  # error of the held-out steps at which the profile is called unreliable
+_UNLOADED = (
+    "power was not fitted against load, which stands in where the counter cannot be read: the processor was as busy at rest "
+    "as at work, or its counter stood still; calibrate again when the machine is idle"
+)
 
 
 def notes_on(
@@ -20,19 +24,23 @@ def notes_on(
     validation: Sequence[Mapping[str, Any]],
     *,
     processes: int | None = None,
+    load_known: bool = False,
 ) -> tuple[str, ...]:
     """Say what is missing or doubtful, the most important first, each with its remedy.
 
     Args:
         readings: What each microbenchmark took, by its name.
         machine: The datasheet, with what was assumed.
-        validation: Rows of the held-out steps, with `time_error_frac`.
+        validation: Rows of the held-out steps, with `time_error_frac` and `energy_error_frac`.
         processes: How many processes compute on the GPU, this one among them; None for a processor, or where unknown.
+        load_known: A processor's power was fitted against its load.
     """
     # where others kept the machine busy, that is why times drift
     kind = machine.spec.kind
     disturbed = _others(readings, kind) or _drifts(readings)
-    found = (_unmeasured(readings), _sharing(processes), disturbed, _heat(readings, kind), _misses(validation))
+    found = [_unmeasured(readings), _sharing(processes), disturbed, _heat(readings, kind), _misses(validation)]
+    if kind == "cpu" and not load_known and any(reading.meter for reading in readings.values()):
+        found.append(_UNLOADED)
     notes = [text for text in found if text]
     if machine.assumed:
         notes.append(f"assumed, since nothing on this machine says it: {', '.join(machine.assumed)}")
@@ -40,8 +48,16 @@ def notes_on(
 
 
 def missed_log(validation: Sequence[Mapping[str, Any]]) -> float:
-    """How far the times of the held-out steps are off, as a mean of logarithms; 0 where there are none."""
-    return float(np.mean([abs(np.log1p(row["time_error_frac"])) for row in validation])) if validation else 0.0
+    """How far the held-out steps are off in time or energy, the worse of the two as a mean of logarithms; 0 for none."""
+    return max(_off_log(_errors(validation, what)) for what in ("time", "energy"))
+
+
+def _errors(validation: Sequence[Mapping[str, Any]], what: str) -> list[float]:
+    return [row[f"{what}_error_frac"] for row in validation if row[f"{what}_error_frac"] is not None]
+
+
+def _off_log(errors: Sequence[float]) -> float:
+    return float(np.mean(np.abs(np.log1p(errors)))) if errors else 0.0
 
 
 def _unmeasured(readings: Mapping[str, Reading]) -> str:
@@ -95,11 +111,15 @@ def _heat(readings: Mapping[str, Reading], kind: str) -> str:
 
 
 def _misses(validation: Sequence[Mapping[str, Any]]) -> str:
-    errors = [row["time_error_frac"] for row in validation]
-    if missed_log(validation) <= WRONG_LOG:
+    wrong = []
+    for what, those in (("time", "times"), ("energy", "joules")):
+        errors = _errors(validation, what)
+        if _off_log(errors) > WRONG_LOG:
+            said = " and ".join(f"{100 * error:+.0f} %" for error in errors)
+            wrong.append(f"the {those} of the held-out training steps are wrong by {said}")
+    if not wrong:
         return ""
-    said = " and ".join(f"{100 * error:+.0f} %" for error in errors)
-    return f"the times of the held-out training steps are wrong by {said}: the interval is wide for it; a full run on an idle machine does better"
+    return f"{', '.join(wrong)}: the interval is wide for it; a full run on an idle machine does better"
 
 
 def _list(names: Sequence[str], most: int = 4) -> str:

@@ -1,7 +1,7 @@
 """Reads one step: warm up, repeat until the time is tight or up, and say under what conditions it ran."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,7 @@ class Reading:
         error_frac: Relative standard error of the median time.
         others_cores: Processor time that other processes, or other guests of a shared host, took meanwhile, in cores.
         clock_hz: The clock at the end of the repeats, None where nothing tells. [Hz]
-        throttled: How often heat held the device back meanwhile.
+        throttled: How often heat held the device back meanwhile, None where nothing tells.
         meter: The counter that was read, in words; empty where there was none.
     """
 
@@ -65,7 +65,7 @@ class Reading:
     error_frac: float = 0.0
     others_cores: float = 0.0
     clock_hz: float | None = None
-    throttled: int = 0
+    throttled: int | None = None
     meter: str = ""
 
 
@@ -100,7 +100,7 @@ def read_step(
     times: list[float] = []
     alone: list[float] = []
     window = open_counter(meters, synchronize)
-    throttled, begin = conditions.throttle_count() or 0, clock()
+    begin_throttled, begin = conditions.throttle_count(), clock()
     begin_others, begin_own = _others_s(processor), processor.own_s()
     # a counter steps seldom and is read once, over the whole time
     while not times or (clock() - begin < limit_s and (window is not None or not _tight(times))):
@@ -110,7 +110,7 @@ def read_step(
         wait()
         times.append((clock() - start) / calls)
         alone.append((processor.own_s() - own) / calls)
-    now_hz = conditions.clock_hz()
+    now_hz, throttled = conditions.clock_hz(), conditions.throttle_count()
     measured = window.end() if window is not None else None
     elapsed_s = clock() - begin
     own_s = processor.own_s() - begin_own
@@ -130,7 +130,7 @@ def read_step(
         error_frac=_error_frac(times),
         others_cores=others_cores,
         clock_hz=now_hz,
-        throttled=max(0, (conditions.throttle_count() or 0) - throttled),
+        throttled=None if throttled is None or begin_throttled is None else max(0, throttled - begin_throttled),
         meter=measured.method if measured is not None and energy_j is not None else "",
     )
 
@@ -146,7 +146,13 @@ def least_disturbed(rounds: Sequence[Reading]) -> Reading:
     ordered = sorted(quiet or metered, key=lambda reading: reading.duration_s)
     chosen = ordered[len(ordered) // 2] if quiet else ordered[0]
     spread_frac = (ordered[-1].duration_s - ordered[0].duration_s) / chosen.duration_s
-    return replace(chosen, spread_frac=max(spread_frac, chosen.spread_frac), throttled=sum(r.throttled for r in rounds))
+    return replace(chosen, spread_frac=max(spread_frac, chosen.spread_frac), throttled=throttled_in_all(rounds))
+
+
+def throttled_in_all(readings: Iterable[Reading]) -> int | None:
+    """How often heat held the device back during all of these; None where nothing tells."""
+    known = [reading.throttled for reading in readings if reading.throttled is not None]
+    return sum(known) if known else None
 
 
 def idle_w(

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from budjoule.energy.device import DeviceSpec
+from budjoule.energy.meters.rapl import thermal_design_power_w
 from budjoule.energy.meters.sysfs import read_number, read_text, sysfs_root
 
 # fp32 FLOP a clock of one core: vector width x 2 (multiply and add) x 2 pipes. Vendors' optimisation manuals.
@@ -86,10 +87,12 @@ def this_machine(
     if cache_bytes is None:
         cache_bytes = 2e6 * threads
         assumed.append("last-level cache 2 MB a core")
-    limit_w = _power_limit_w()
-    if limit_w is None:
+    told_w = thermal_design_power_w()
+    if told_w is None:
         limit_w = max(ASSUMED_W_PER_CORE * threads, HEADROOM * (drawn_w or 0.0))
         assumed.append(ASSUMED_LIMIT)
+    else:
+        limit_w = max(told_w, drawn_w or 0.0)  # boards that let the processor draw more than it is made for are common
     if idle_w is None:
         idle_w = ASSUMED_IDLE_FRAC * limit_w
         assumed.append(f"idle power {100 * ASSUMED_IDLE_FRAC:.0f} % of the limit")
@@ -133,12 +136,3 @@ def _last_cache_bytes() -> float | None:
     sizes = [read_text(path / "size") for path in sorted(folder.glob("index*"))]
     found = [float(size.rstrip("K")) * 1024 for size in sizes if size and size.rstrip("K").isdigit()]
     return max(found, default=None)
-
-
-def _power_limit_w() -> float | None:
-    total = 0.0
-    for zone in sorted((sysfs_root() / "class/powercap").glob("intel-rapl:*")):
-        if zone.name.count(":") == 1 and (read_text(zone / "name") or "").startswith("package"):
-            limit = read_number(zone / "constraint_0_power_limit_uw")
-            total += (limit or 0.0) * 1e-6
-    return total or None

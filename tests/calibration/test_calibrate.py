@@ -178,6 +178,42 @@ def test_what_others_do_to_time_or_joules_is_told(truth: DeviceProfile, energy: 
     assert any("other processes" in note and effect in note for note in made.notes)
 
 
+def test_a_fit_that_the_held_out_steps_refute_says_so(truth: DeviceProfile, with_energy: Calibration) -> None:
+    """In the joules alone: its status, its notes and its interval."""
+
+    def costly(prepared: Prepared, reading: Reading) -> Reading:
+        held_out = prepared.benchmark.held_out and reading.energy_j is not None
+        return replace(reading, energy_j=5 * reading.energy_j) if held_out else reading  # type: ignore[operator]
+
+    made = simulated(truth, energy=True, change=costly)
+    assert (with_energy.profile.status, made.profile.status) == ("fitted", "few-shot")
+    assert (with_energy.spoilt, made.spoilt) == (False, True)
+    assert any("the joules of the held-out training steps are wrong by -80 % and -80 %" in note for note in made.notes)
+    assert not any("the times of the held-out" in note for note in made.notes)
+    for row in made.validation:
+        benchmark = next(b for b in SUITE if b.name == row["name"])
+        e = bj.estimate(*benchmark.build(2), device=made.profile, mode="training", optimizer="sgd")
+        assert e.energy_low_j < row["energy_j"] < e.energy_high_j
+
+
+@pytest.mark.parametrize("throttled", [None, 0, 3])
+def test_how_often_heat_held_it_back_is_kept(truth: DeviceProfile, throttled: int | None) -> None:
+    def hot(prepared: Prepared, reading: Reading) -> Reading:
+        return replace(reading, throttled=throttled if prepared.benchmark.name == "tiny ops" else None)
+
+    kept = simulated(truth, energy=False, change=hot).profile.provenance
+    assert kept.get("throttled") == (None if throttled is None else ROUNDS * throttled)
+
+
+def test_power_that_was_not_fitted_against_load_is_told(truth: DeviceProfile, with_energy: Calibration) -> None:
+    def metered(prepared: Prepared, reading: Reading) -> Reading:
+        return replace(reading, meter="a counter")
+
+    word = "power was not fitted against load"
+    assert any(word in note for note in simulated(truth, energy=True, change=metered).notes)
+    assert not any(word in note for note in with_energy.notes)  # no counter of this machine was read
+
+
 def test_a_falling_clock_is_told_and_kept(truth: DeviceProfile) -> None:
     def slower(prepared: Prepared, reading: Reading) -> Reading:
         return replace(reading, clock_hz=2e9 if prepared.benchmark.name == "wide convolution" else 3e9)

@@ -74,6 +74,18 @@ def test_power_at_each_load_is_the_counters(machine: Machine) -> None:
     assert "calibration" in model.basis
 
 
+def test_a_machine_as_busy_at_rest_as_at_work_has_no_load_model(machine: Machine) -> None:
+    machine.work = lambda: machine.spend(0.01, 1.0)  # type: ignore[method-assign]
+    model = fit_load(
+        Target(kind="cpu", device="meta", cores=THREADS, meters=[machine]),
+        limit_s=10.0,
+        processor=machine,
+        sleep=lambda duration_s: machine.spend(duration_s, 1.0),
+        clock=lambda: machine.now_s,
+    )
+    assert model is None
+
+
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
 def test_without_a_counter_or_a_processor_there_is_no_load_model(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -129,7 +129,7 @@ def test_time_that_the_host_gives_to_other_guests_counts_as_others() -> None:
     assert reading.others_cores == pytest.approx(0.5)
 
 
-def in_round(duration_s: float, others_cores: float, throttled: int = 0) -> Reading:
+def in_round(duration_s: float, others_cores: float, throttled: int | None = None) -> Reading:
     return Reading(
         duration_s=duration_s, energy_j=None, spread_frac=0.0, others_cores=others_cores, throttled=throttled
     )
@@ -156,6 +156,7 @@ def test_a_round_that_a_counter_told_stands_before_one_that_it_did_not() -> None
 
 def test_heat_in_any_round_is_kept() -> None:
     assert least_disturbed([in_round(1.0, 0.0, 2), in_round(1.1, 0.0), in_round(1.2, 0.0, 1)]).throttled == 3
+    assert least_disturbed([in_round(1.0, 0.0), in_round(1.1, 0.0)]).throttled is None  # nothing tells
 
 
 @pytest.mark.parametrize(("cores", "expected_s"), [(0.0, 0.03), (1.0, 0.01)])
@@ -276,6 +277,7 @@ def test_clock_is_that_of_the_core_at_work(tmp_path: Path, monkeypatch: pytest.M
 def test_throttling_meanwhile_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUDJOULE_SYSFS_ROOT", str(tmp_path))
     assert throttle_count() is None
+    assert read_step(lambda: None, limit_s=1e-3).throttled is None
     cpu_file(tmp_path, "cpu0/thermal_throttle/core_throttle_count", "2\n")
     cpu_file(tmp_path, "cpu0/thermal_throttle/package_throttle_count", "5\n")
     machine = Simulated()

@@ -45,6 +45,34 @@ def test_datasheet_comes_from_the_files(tmp_path: Path, describe: Callable[..., 
     assert machine.assumed == ()
 
 
+@pytest.mark.parametrize(
+    ("zone", "set_uw", "made_for_uw", "drawn_w", "limit_w"),
+    [
+        ("intel-rapl:0", 4_095_000_000, 65_000_000, None, 65.0),  # set to no limit
+        ("intel-rapl:0", 4_095_000_000, 65_000_000, 90.0, 90.0),  # and drawing more, which that allows
+        ("intel-rapl:0", 4_095_000_000, 0, None, None),
+        ("intel-rapl-mmio:0", 15_000_000, 0, 9.0, 15.0),
+    ],
+)
+def test_power_limit_is_one_that_the_processor_keeps(
+    tmp_path: Path,
+    describe: Callable[..., ThisMachine],
+    zone: str,
+    set_uw: int,
+    made_for_uw: int,
+    drawn_w: float | None,
+    limit_w: float | None,
+) -> None:
+    folder = tmp_path / "sys/class/powercap" / zone
+    folder.mkdir(parents=True)
+    (folder / "name").write_text("package-0\n")
+    (folder / "constraint_0_power_limit_uw").write_text(f"{set_uw}\n")
+    (folder / "constraint_0_max_power_uw").write_text(f"{made_for_uw}\n")
+    machine = describe(drawn_w=drawn_w)
+    assert (ASSUMED_LIMIT in machine.assumed) == (limit_w is None)
+    assert machine.spec.power_limit_w == pytest.approx(limit_w or 32.0)
+
+
 def test_what_no_file_says_is_named(describe: Callable[..., ThisMachine]) -> None:
     machine = describe()
     for figure in ("last-level cache", "power limit", "idle power"):

@@ -1,6 +1,7 @@
 """`budjoule calibrate`: where the profile lands, what is printed, what is refused before anything runs."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from budjoule.calibration.calibrate import Calibration
 from budjoule.calibration.calibrate import calibrate as calibrate_here
 from budjoule.calibration.microbenchmarks import SUITE, Prepared
 from budjoule.calibration.reading import Reading
-from budjoule.calibration.target import Target
+from budjoule.calibration.target import Target, target_for
 from budjoule.calibration.this_machine import ThisMachine
 from budjoule.cli.main import main
 from budjoule.energy.meters.load_model import LoadModel, this_machine
@@ -107,19 +108,36 @@ def test_load_model_is_kept_for_this_machine_and_not_beside_another_file(
     assert (this_machine() == model) != elsewhere
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("during", ["large product", "training step of a conv net"])
 def test_interruption_leaves_the_old_profile(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], during: str
 ) -> None:
+    """Ctrl-C in a step of a suite that runs for real, after others have been read."""
     assert run() == 0
     before = bj.load_profile("this-machine").log_mean
     files = sorted(tmp_path.rglob("*"))
+    suite = [b for b in SUITE if b.name in ("big copy", "large product", "tiny ops") or b.held_out]
+    target = target_for(bj.load_profile("cpu-generic"))
+    begun: list[str] = []
 
-    def interrupted(**_: object) -> Calibration:
-        raise KeyboardInterrupt
+    def read(prepared: Prepared, limit_s: float) -> Reading:
+        begun.append(prepared.benchmark.name)
+        if begun[-1] == during:
+            prepared = replace(prepared, step=lambda: signal.raise_signal(signal.SIGINT))
+        return target.read(prepared, limit_s)
 
-    monkeypatch.setattr("budjoule.calibration.calibrate.calibrate", interrupted)
+    monkeypatch.setattr(
+        "budjoule.calibration.calibrate.calibrate",
+        lambda **options: calibrate_here(limit_s=1e-3, suite=suite, read=read, **options),
+    )
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     capfd.readouterr()
-    assert run() == 130
+    try:
+        assert run() == 130
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert begun[0] != during == begun[-1]
     assert "is as it was" in capfd.readouterr().err
     assert np.array_equal(bj.load_profile("this-machine").log_mean, before)
     assert sorted(tmp_path.rglob("*")) == files
