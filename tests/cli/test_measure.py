@@ -168,9 +168,12 @@ signal.signal(signal.SIGUSR1, lambda *_: sys.exit(40 + len(came)))
     ) as process:
         os.close(theirs)
         read_until(b"ready")
+        process.send_signal(signal.SIGSTOP)  # so that the command has taken its signal when ours is handled
+        os.waitpid(process.pid, os.WUNTRACED)
         os.write(ours, key)
         read_until(b"key\r\n")
         process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGCONT)
         assert process.wait(60) == 41
     read_until(b"next: ")
     assert b"estimated" in printed
