@@ -31,6 +31,7 @@ def sends_by_client(run: Run) -> BarChart:
         bars=tuple(bars),
         legend=(("stragglers", "straggler"), ("others", "prompt")) if any(row.straggler for row in run.clients) else (),
         note=_grouping(groups, "client"),
+        below="clients, most sends first",
     )
 
 
@@ -57,6 +58,7 @@ def spending_by_client(clients: Sequence[Client], *, noun: str = "client") -> Ba
         bars=tuple(_spending(group, noun, scale.high) for group in groups),
         legend=tuple((cause, cause) for cause in CAUSES),
         note=" ".join(filter(None, (_budget_note(clients, noun, scale.high), _grouping(groups, noun)))),
+        below=f"{noun}s, most spent first",
     )
 
 

@@ -1,15 +1,30 @@
 """How clients' budgets ran down: a small line for each client, and the fleet's range."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from budjoule.energy.reports.plot import PATH_UNITS, Chart, axis, band, series
+from budjoule.energy.reports.curves import with_lines
+from budjoule.energy.reports.plot import Chart, axis, band
 from budjoule.energy.reports.rows import Client
 from budjoule.energy.reports.run_folder import Run
+from budjoule.energy.reports.spread import SeedGroup
+from budjoule.energy.reports.words import plural
 from budjoule.energy.units import show
 
 FLEET_POINTS = 60
+SPARK_UNITS = 100
+CLIENTS_A_SHEET = 1000
+MOST_PATHS = 50_000
 
 Path = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """Some clients with what they spent and their paths: `(name, joules, SVG path)`."""
+
+    title: str
+    clients: tuple[tuple[str, str, str], ...]
 
 
 def paths_by_client(run: Run) -> dict[int | str, Path]:
@@ -24,42 +39,100 @@ def paths_by_client(run: Run) -> dict[int | str, Path]:
     return paths
 
 
-def sparkline(row: Client, path: Path, end_s: float) -> tuple[str, str]:
-    """A client's path as an SVG path in the 1000 by 1000 box, and in words."""
+def sparkline(row: Client, path: Path, end_s: float) -> str:
+    """A client's path as an SVG path in the 100 by 100 box, whose height is the budget: a stair with a step a send."""
     most_j = row.budget_j or row.spent_j or 1.0
-    steps, before_j = [], 0.0
-    for time_s, spent_j in path:  # what was spent since the last send is spent by this one: a stair
-        right = PATH_UNITS * (time_s / end_s if end_s else 1.0)
-        steps += [f"{right:.0f} {PATH_UNITS * (1 - min(1.0, level / most_j)):.0f}" for level in (before_j, spent_j)]
-        before_j = spent_j
+    levels = {
+        round(SPARK_UNITS * (min(1.0, time_s / end_s) if end_s else 1.0)): round(
+            SPARK_UNITS * (1 - min(1.0, spent_j / most_j))
+        )
+        for time_s, spent_j in path
+    }
+    line, before = f"M0 {SPARK_UNITS}", SPARK_UNITS
+    for right, down in levels.items():
+        if down != before:
+            line, before = f"{line}H{right}V{down}", down
+    return f"{line}H{SPARK_UNITS}"
+
+
+def spark_words(row: Client, path: Path) -> str:
+    """A client's path in words."""
     said = f"client {row.client}: {show(row.spent_j, 'J')} spent in {len(path) - 2} sends"
-    return "M" + "L".join(steps), said + (f" of {show(row.budget_j, 'J')}" if row.budget_j else "")
+    return said + (f" of {show(row.budget_j, 'J')}" if row.budget_j else "")
 
 
-def fleet_path(run: Run) -> Chart:
-    """What the clients have spent over time: the median, and the range of nine in ten."""
+def path_sheets(run: Run, paths: dict[int | str, Path]) -> list[Sheet]:
+    """The paths of the run's clients in the run's order, some hundred bytes each, at most `MOST_PATHS`."""
+    end_s = run.totals.simulated_duration_s or 0.0
+    rows = run.clients[:MOST_PATHS]
+    return [
+        Sheet(
+            title=f"client {some[0].client} to {some[-1].client}",
+            clients=tuple(
+                (str(row.client), show(row.spent_j, "J"), sparkline(row, paths[row.client], end_s)) for row in some
+            ),
+        )
+        for start in range(0, len(rows), CLIENTS_A_SHEET)
+        if (some := rows[start : start + CLIENTS_A_SHEET])
+    ]
+
+
+def paths_note(run: Run) -> str:
+    """How to read the sheets, and how many clients are on none."""
+    unseen = len(run.clients) - MOST_PATHS
+    text = "The height of each box is the client's budget, its width the run."
+    if unseen > 0:
+        text += f" {plural(unseen, 'client')} more are not drawn: 'budjoule report RUN --json' has their sends."
+    return text
+
+
+def fleet_path(groups: Sequence[SeedGroup]) -> Chart:
+    """What the median client has spent over time; of a single run also the range of nine clients in ten."""
+    runs = [run for group in groups for run in group.runs]
+    ranges = [_ranges(run) for run in runs]
+    of_run = {id(run): found for run, found in zip(runs, ranges, strict=True)}
+    lone = ranges[0] if len(runs) == 1 else []
+    ends = [found[-1][2] for found in ranges if found]
+    x = axis("simulated time", [run.totals.simulated_duration_s or 0.0 for run in runs], "s")
+    y = axis(
+        "spent by a client" if lone else "spent by the median client",
+        [high if lone else middle for found in ranges for _, _, middle, high in found],
+        "J",
+    )
+    chart = Chart(
+        title="Budgets over time",
+        description=f"Half of the clients spent {' or '.join(show(end, 'J') for end in ends)} or less by the end."
+        if ends
+        else "Nothing was spent.",
+        x=x,
+        y=y,
+        note="Line: the median client; band: nine in ten of them. Each client's own path stands under Clients."
+        if lone and any(send.spent_j is not None for send in runs[0].sends)
+        else "",
+        empty="Nothing was spent.",
+    )
+    chart = with_lines(
+        chart,
+        groups,
+        lambda run: [
+            (at_s, middle, f"by {show(at_s, 's')} half of the clients spent {show(middle, 'J')} or less")
+            for at_s, _, middle, _ in of_run[id(run)]
+        ],
+        lambda spent_j: show(spent_j, "J"),
+    )
+    return replace(chart, bands=(band([(at, low, high) for at, low, _, high in lone], x, y),)) if lone else chart
+
+
+def _ranges(run: Run) -> list[tuple[float, float, float, float]]:
+    """The time, and the 5th, 50th and 95th percentile of what the clients had spent by then. [s, J]"""
     paths, end_s = list(paths_by_client(run).values()), run.totals.simulated_duration_s or 0.0
-    x, edges, middles = axis("simulated time", [end_s], "s"), [], []
+    ranges = []
     for step in range(FLEET_POINTS + 1 if paths and end_s else 0):
         at_s = end_s * step / FLEET_POINTS
         spent = sorted(_spent_by(path, at_s) for path in paths)
         low, middle, high = (spent[min(len(spent) - 1, int(share * len(spent)))] for share in (0.05, 0.5, 0.95))
-        edges.append((at_s, low, high))
-        middles.append((at_s, middle, f"by {show(at_s, 's')} half of the clients spent {show(middle, 'J')} or less"))
-    y = axis("spent by a client", [high for _, _, high in edges], "J")
-    return Chart(
-        title="Budgets over time",
-        description=f"Half of the clients spent {show(middles[-1][1], 'J')} or less by the end."
-        if middles
-        else "Nothing was spent.",
-        x=x,
-        y=y,
-        series=(series("median", middles, x, y),),
-        bands=(band(edges, x, y),),
-        note="Line: the median client; band: nine in ten of them. Each client's own path stands in the table below."
-        if any(send.spent_j is not None for send in run.sends)
-        else "",
-    )
+        ranges.append((at_s, low, middle, high))
+    return ranges
 
 
 def _spent_by(path: Sequence[tuple[float, float]], at_s: float) -> float:

@@ -1,16 +1,13 @@
-"""Learning curves: accuracy against joules, bytes and time; runs that differ by their seed alone as one mean with a band."""
+"""Learning curves: accuracy against joules, bytes and time, one line for each configuration."""
 
-import bisect
 from collections.abc import Callable, Sequence
-from statistics import fmean
 
-from budjoule.energy.reports.plot import Axis, Band, Chart, Mark, Series, axis, band, series
+from budjoule.energy.reports.curves import with_lines
+from budjoule.energy.reports.plot import Axis, Chart, Mark, axis
 from budjoule.energy.reports.rows import Evaluate
 from budjoule.energy.reports.spread import SeedGroup
-from budjoule.energy.reports.words import percent, plural
+from budjoule.energy.reports.words import percent
 from budjoule.energy.units import show
-
-BAND_POINTS = 80
 
 Place = Callable[[Evaluate], float]
 
@@ -66,50 +63,21 @@ def _accuracy(
         Mark(text=f"target {percent(goal)}", y_percent=100 * (1 - y.share(goal))) for goal in goals if goal is not None
     ]
     marks += [Mark(text=text, x_percent=100 * x.share(at)) for at, text in vertical]
-    lines, bands = [], []
-    for index, group in enumerate(groups):
-        line, around = _curve(group, x, y, place, colour=index % 8, named=len(groups) > 1)
-        lines.append(line)
-        bands += [around] if around else []
     ends = [f"{run.name} ends at {percent(run.evaluations[-1].accuracy_frac)}" for run in runs if run.evaluations]
-    several = [group for group in groups if len(group.runs) > 1]
-    if several:
-        note = f"{note} Lines are means over seeds, bands reach from the lowest to the highest.".strip()
-    return Chart(
+    chart = Chart(
         title=title,
         description=f"{title}. {'; '.join(ends)}." if ends else f"{title}. Nothing was evaluated.",
         x=x,
         y=y,
-        series=tuple(lines),
-        bands=tuple(bands),
         marks=tuple(marks),
-        legend=tuple((line.name, line.colour) for line in lines) if len(groups) > 1 else (),
         note=note,
     )
-
-
-def _curve(group: SeedGroup, x: Axis, y: Axis, place: Place, *, colour: int, named: bool) -> tuple[Series, Band | None]:
-    """One run as it is, or the mean of several with the band around them."""
-    lead = f"{group.name}: " if named else ""
-    curves = [[(place(event), event) for event in run.evaluations] for run in group.runs if run.evaluations]
-    if len(curves) < 2:
-        points = [(at, event.accuracy_frac, lead + _evaluation(event)) for curve in curves for at, event in curve]
-        return series(group.name, points, x, y, colour=colour), None
-    end = max(curve[-1][0] for curve in curves)
-    edges, means = [], []
-    for step in range(BAND_POINTS + 1):
-        at = end * step / BAND_POINTS
-        values = [_held(curve, at) for curve in curves]
-        edges.append((at, min(values), max(values)))
-        text = f"{lead}{percent(fmean(values))} on average, {percent(min(values))} to {percent(max(values))}"
-        means.append((at, fmean(values), f"{text} over {plural(len(values), 'seed')}"))
-    return series(group.name, means, x, y, colour=colour), band(edges, x, y, colour=colour)
-
-
-def _held(curve: Sequence[tuple[float, Evaluate]], at: float) -> float:
-    """The last accuracy known by then; a run that has ended keeps its last."""
-    index = bisect.bisect_right([place for place, _ in curve], at) - 1
-    return curve[max(0, index)][1].accuracy_frac
+    return with_lines(
+        chart,
+        groups,
+        lambda run: [(place(event), event.accuracy_frac, _evaluation(event)) for event in run.evaluations],
+        percent,
+    )
 
 
 def _evaluation(event: Evaluate) -> str:

@@ -85,6 +85,7 @@ class Chart:
         description: The same in a sentence, for those who cannot see it.
         note: A line below, such as what was left out.
         legend: Names of the colours, in order, where several are used.
+        empty: What stands in its place while there is nothing to draw.
     """
 
     title: str
@@ -97,6 +98,7 @@ class Chart:
     marks: tuple[Mark, ...] = ()
     legend: tuple[tuple[str, int], ...] = ()
     note: str = ""
+    empty: str = "Nothing was evaluated."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,8 @@ class BarChart:
 
     Args:
         legend: Name and kind of each segment's colour.
+        below: What the columns are, where they stand in for rows.
+        named: Every how many columns one is named; 0 where tooltips name them.
     """
 
     title: str
@@ -135,6 +139,8 @@ class BarChart:
     bars: tuple[Bar, ...]
     legend: tuple[tuple[str, str], ...] = ()
     note: str = ""
+    below: str = ""
+    named: int = 0
 
 
 def axis(label: str, values: Iterable[float], unit: str, *, low: float = 0.0, ticks: int = 5) -> Axis:

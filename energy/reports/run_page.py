@@ -4,12 +4,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from budjoule.energy.reports import bars, charts, learning
-from budjoule.energy.reports.budget_path import fleet_path, paths_by_client, sparkline
-from budjoule.energy.reports.facts import config_differences, flat_config, headline, lead, participation, provenance
+from budjoule.energy.reports.budget_path import (
+    fleet_path,
+    path_sheets,
+    paths_by_client,
+    paths_note,
+    spark_words,
+    sparkline,
+)
+from budjoule.energy.reports.facts import (
+    Fact,
+    config_differences,
+    flat_config,
+    headline,
+    lead,
+    participation,
+    provenance,
+)
 from budjoule.energy.reports.page import render
 from budjoule.energy.reports.rows import CAUSES, Client
 from budjoule.energy.reports.run_folder import Run
 from budjoule.energy.reports.spread import SPREAD_COLUMNS, by_configuration, over_seeds
+from budjoule.energy.reports.staleness import (
+    any_stale,
+    freshness,
+    sends_by_staleness,
+    shares_by_staleness,
+    staleness_by_time,
+)
 from budjoule.energy.reports.words import percent, plural
 from budjoule.energy.units import show
 
@@ -51,12 +73,15 @@ def _one(run: Run) -> dict[str, Any]:
         "by_energy": learning.accuracy_by_energy(groups),
         "by_bytes": learning.accuracy_by_bytes(groups),
         "by_time": learning.accuracy_by_time(groups),
-        "fleet_path": fleet_path(run),
+        "fleet_path": fleet_path(groups),
         "causes": [_cause(name, totals.spent_by_cause_j[name], whole_j) for name in known],
         "spending": bars.spending_by_client(run.clients),
         "bytes": charts.bytes_by_time(run),
         "sends": bars.sends_by_client(run),
-        "sent": participation(run),
+        "sent": f"{participation(run)} {freshness(run)}".strip(),
+        "stale": any_stale([run]),
+        "ages": sends_by_staleness(run),
+        "ages_by_time": staleness_by_time(groups),
         "timeline": timeline,
         "timeline_rows": round(timeline.y.high),
         "rejects": _rejects(run),
@@ -65,10 +90,12 @@ def _one(run: Run) -> dict[str, Any]:
             {
                 "cells": _cells(row),
                 "alarm": row.overspent_j > 0,
-                "spark": sparkline(row, paths[row.client], end_s),
+                "spark": (sparkline(row, paths[row.client], end_s), spark_words(row, paths[row.client])),
             }
             for row in ranked
         ],
+        "sheets": path_sheets(run, paths) if len(ranked) < len(run.clients) else [],
+        "sheets_note": paths_note(run),
         "config": _sections(run),
         "provenance": provenance(run),
     }
@@ -86,7 +113,13 @@ def _several(runs: Sequence[Run]) -> dict[str, Any]:
         "by_energy": learning.accuracy_by_energy(groups),
         "by_bytes": learning.accuracy_by_bytes(groups),
         "by_time": learning.accuracy_by_time(groups),
+        "fleet_path": fleet_path(groups),
         "spending": bars.spending_by_run(runs),
+        "sent": [Fact(label=run.name, value=participation(run), detail=freshness(run)) for run in runs],
+        "sends": charts.sends_by_rank(groups),
+        "stale": any_stale(runs),
+        "ages": shares_by_staleness(groups),
+        "ages_by_time": staleness_by_time(groups),
         "seeds": over_seeds(runs),
         "seed_columns": SPREAD_COLUMNS,
         "differences": config_differences(runs),

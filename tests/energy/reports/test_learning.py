@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from budjoule.energy.reports.budget_path import fleet_path, paths_by_client, sparkline
+from budjoule.energy.reports.budget_path import (
+    CLIENTS_A_SHEET,
+    fleet_path,
+    path_sheets,
+    paths_by_client,
+    spark_words,
+    sparkline,
+)
 from budjoule.energy.reports.learning import accuracy_by_bytes, accuracy_by_energy, accuracy_by_time
 from budjoule.energy.reports.rows import Send
 from budjoule.energy.reports.run_folder import Run, load_run
@@ -67,18 +74,47 @@ def test_paths_rise_to_what_each_client_spent(make_run: MakeRun) -> None:
         assert path == sorted(path)
         assert [joules for _, joules in path] == sorted(joules for _, joules in path)
         assert path[-1] == (run.totals.simulated_duration_s, row.spent_j)
-        line, said = sparkline(row, path, run.totals.simulated_duration_s or 0.0)
-        assert corners(line)[-1] == pytest.approx((1000.0, 1000 * (1 - row.spent_j / (row.budget_j or 1))), abs=0.6)
-        assert f"{row.sends} sends" in said
+        stair = re.findall(r"[HV](\d+)", sparkline(row, path, run.totals.simulated_duration_s or 0.0))
+        rights, downs = [int(at) for at in stair[:-1:2]], [int(at) for at in stair[1::2]]
+        assert rights == sorted(rights)
+        assert downs == sorted(downs, reverse=True)
+        assert stair[-1] == "100"
+        assert downs[-1] == pytest.approx(100 * (1 - row.spent_j / (row.budget_j or 1)), abs=0.6)
+        assert f"{row.sends} sends" in spark_words(row, path)
 
 
 def test_the_page_shows_a_path_for_every_client(make_run: MakeRun) -> None:
     run = with_spending(load_run(make_run("run")))
     assert run_page([run]).count('class="spark"') == len(run.clients)
-    chart = fleet_path(run)
+    chart = fleet_path(by_configuration([run]))
     spent = sorted(row.spent_j for row in run.clients)
     assert chart.series[0].path.count("L") == 60
     assert f"{spent[len(spent) // 2]:.0f}" in chart.description
+
+
+def test_any_client_of_a_large_fleet_has_its_path_on_the_page(make_run: MakeRun) -> None:
+    run = with_spending(load_run(make_run("run", clients=2500)))
+    sheets = path_sheets(run, paths_by_client(run))
+    assert [len(sheet.clients) for sheet in sheets] == [CLIENTS_A_SHEET, CLIENTS_A_SHEET, 500]
+    assert [name for sheet in sheets for name, _, _ in sheet.clients] == [str(row.client) for row in run.clients]
+    page = run_page([run])
+    assert all(f'<li>{name} <i>{spent}</i><svg viewBox="0 0 100 100"' in page for name, spent, _ in sheets[2].clients)
+    assert len(page) < 2500 * 1000
+
+
+def test_paths_that_a_page_cannot_hold_are_counted(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run(make_run("run", clients=1100))
+    monkeypatch.setattr("budjoule.energy.reports.budget_path.MOST_PATHS", 1050)
+    page = run_page([run])
+    assert page.count("<li>1049 ") == 1
+    assert "<li>1050 " not in page
+    assert "50 clients more are not drawn" in page
+
+
+def test_seeds_share_one_line_of_budgets(seeds: list[Run]) -> None:
+    chart = fleet_path(by_configuration([with_spending(run) for run in seeds]))
+    assert len(chart.series) == len(chart.bands) == 1
+    assert chart.y.label == "spent by the median client [J]"
 
 
 def test_an_unfinished_run_still_has_a_page(make_run: MakeRun) -> None:
