@@ -15,6 +15,7 @@ FLEET_POINTS = 60
 SPARK_UNITS = 100
 CLIENTS_A_SHEET = 1000
 MOST_PATHS = 50_000
+FAR = 10.0  # budget over the most that a client spent from which on a line on the budget's scale would be flat
 
 Path = list[tuple[float, float]]
 
@@ -39,12 +40,19 @@ def paths_by_client(run: Run) -> dict[int | str, Path]:
     return paths
 
 
-def sparkline(row: Client, path: Path, end_s: float) -> str:
-    """A client's path as an SVG path in the 100 by 100 box, whose height is the budget: a stair with a step a send."""
-    most_j = row.budget_j or row.spent_j or 1.0
+def sparkline(row: Client, path: Path, end_s: float, most_j: float) -> str:
+    """A client's path as an SVG path in the 100 by 100 box: a stair with a step a send.
+
+    Args:
+        row: The client.
+        path: What it had spent by when. [s, J]
+        end_s: Time at the right edge. [s]
+        most_j: What any client spent at most: the upper edge where the budget lies too far beyond it. [J]
+    """
+    high_j = row.budget_j if row.budget_j and not _far(row.budget_j, most_j) else most_j or 1.0
     levels = {
         round(SPARK_UNITS * (min(1.0, time_s / end_s) if end_s else 1.0)): round(
-            SPARK_UNITS * (1 - min(1.0, spent_j / most_j))
+            SPARK_UNITS * (1 - min(1.0, spent_j / high_j))
         )
         for time_s, spent_j in path
     }
@@ -64,12 +72,13 @@ def spark_words(row: Client, path: Path) -> str:
 def path_sheets(run: Run, paths: dict[int | str, Path]) -> list[Sheet]:
     """The paths of the run's clients in the run's order, some hundred bytes each, at most `MOST_PATHS`."""
     end_s = run.totals.simulated_duration_s or 0.0
-    rows = run.clients[:MOST_PATHS]
+    rows, most_j = run.clients[:MOST_PATHS], max((row.spent_j for row in run.clients), default=0.0)
     return [
         Sheet(
             title=f"client {some[0].client} to {some[-1].client}",
             clients=tuple(
-                (str(row.client), show(row.spent_j, "J"), sparkline(row, paths[row.client], end_s)) for row in some
+                (str(row.client), show(row.spent_j, "J"), sparkline(row, paths[row.client], end_s, most_j))
+                for row in some
             ),
         )
         for start in range(0, len(rows), CLIENTS_A_SHEET)
@@ -78,9 +87,14 @@ def path_sheets(run: Run, paths: dict[int | str, Path]) -> list[Sheet]:
 
 
 def paths_note(run: Run) -> str:
-    """How to read the sheets, and how many clients are on none."""
-    unseen = len(run.clients) - MOST_PATHS
-    text = "The height of each box is the client's budget, its width the run."
+    """How to read the small lines, and how many clients have none."""
+    most_j, unseen = max((row.spent_j for row in run.clients), default=0.0), len(run.clients) - MOST_PATHS
+    budgets = [row.budget_j for row in run.clients if row.budget_j]
+    near = sum(not _far(budget_j, most_j) for budget_j in budgets)
+    height = "its budget" if near else f"{show(most_j, 'J')}, the most that any client spent"
+    if 0 < near < len(run.clients):
+        height += f", or {show(most_j, 'J')} where there is none or it lies far beyond"
+    text = f"A client's small line rises with what it has spent; its box is as wide as the run and as high as {height}."
     if unseen > 0:
         text += f" {plural(unseen, 'client')} more are not drawn: 'budjoule report RUN --json' has their sends."
     return text
@@ -121,6 +135,10 @@ def fleet_path(groups: Sequence[SeedGroup]) -> Chart:
         lambda spent_j: show(spent_j, "J"),
     )
     return replace(chart, bands=(band([(at, low, high) for at, low, _, high in lone], x, y),)) if lone else chart
+
+
+def _far(budget_j: float, most_j: float) -> bool:
+    return budget_j > FAR * most_j > 0
 
 
 def _ranges(run: Run) -> list[tuple[float, float, float, float]]:

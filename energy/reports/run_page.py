@@ -65,6 +65,7 @@ def _one(run: Run) -> dict[str, Any]:
     timeline = charts.timeline(run)
     groups, paths = by_configuration([run]), paths_by_client(run)
     end_s = totals.simulated_duration_s or 0.0
+    most_j = max((row.spent_j for row in run.clients), default=0.0)
     ranked = sorted(run.clients, key=lambda row: -row.spent_j)[:MOST_CLIENT_ROWS]
     return {
         "run": run,
@@ -90,12 +91,12 @@ def _one(run: Run) -> dict[str, Any]:
             {
                 "cells": _cells(row),
                 "alarm": row.overspent_j > 0,
-                "spark": (sparkline(row, paths[row.client], end_s), spark_words(row, paths[row.client])),
+                "spark": (sparkline(row, paths[row.client], end_s, most_j), spark_words(row, paths[row.client])),
             }
             for row in ranked
         ],
         "sheets": path_sheets(run, paths) if len(ranked) < len(run.clients) else [],
-        "sheets_note": paths_note(run),
+        "paths_note": paths_note(run),
         "config": _sections(run),
         "provenance": provenance(run),
     }

@@ -16,6 +16,7 @@ from budjoule.energy.units import show
 MOST_BINS = 30
 MOST_SPANS = 40
 SENDS_A_SPAN = 20
+FEW_SPANS = 5  # a short run still shows a course
 
 
 def freshness(run: Run) -> str:
@@ -55,7 +56,7 @@ def sends_by_staleness(run: Run) -> BarChart:
             for name, share, part in zip(names, shares, parts, strict=True)
         ),
         below="staleness of the update, in versions",
-        named=math.ceil(len(bins) / (12 if len(bins[0]) == 1 else 5)),
+        named=math.ceil(len(bins) / (12 if len(bins[0]) == 1 else 3)),
     )
 
 
@@ -139,7 +140,7 @@ def _words(name: str, share: float) -> str:
 def _spans(run: Run) -> list[tuple[float, float, float, float]]:
     """Sends in order of time, in spans of as many: middle time, mean staleness, its tenth and ninetieth percentile."""
     ages = sorted(_ages(run))
-    count = max(1, min(MOST_SPANS, len(ages) // SENDS_A_SPAN))
+    count = max(1, min(MOST_SPANS, len(ages) // SENDS_A_SPAN), min(FEW_SPANS, len(ages) // FEW_SPANS))
     edges = [len(ages) * index // count for index in range(count + 1)]
     spans = []
     for start, end in pairwise(edges):

@@ -127,7 +127,7 @@ def sweep_page(
     return render(
         "sweep.html.j2",
         kind="Energy sweep",
-        title=title(sweep),
+        title=title(sweep).replace("  ", ", "),  # HTML would show two blanks as one
         lead=" ".join(f"{line}." for line in lead or [best_lines(sweep, device)[0] for device in sweep.devices]),
         chart=chart(sweep),
         devices=[

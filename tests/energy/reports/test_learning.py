@@ -74,7 +74,7 @@ def test_paths_rise_to_what_each_client_spent(make_run: MakeRun) -> None:
         assert path == sorted(path)
         assert [joules for _, joules in path] == sorted(joules for _, joules in path)
         assert path[-1] == (run.totals.simulated_duration_s, row.spent_j)
-        stair = re.findall(r"[HV](\d+)", sparkline(row, path, run.totals.simulated_duration_s or 0.0))
+        stair = re.findall(r"[HV](\d+)", sparkline(row, path, run.totals.simulated_duration_s or 0.0, 400.0))
         rights, downs = [int(at) for at in stair[:-1:2]], [int(at) for at in stair[1::2]]
         assert rights == sorted(rights)
         assert downs == sorted(downs, reverse=True)
@@ -100,6 +100,17 @@ def test_any_client_of_a_large_fleet_has_its_path_on_the_page(make_run: MakeRun)
     page = run_page([run])
     assert all(f'<li>{name} <i>{spent}</i><svg viewBox="0 0 100 100"' in page for name, spent, _ in sheets[2].clients)
     assert len(page) < 2500 * 1000
+
+
+def test_a_budget_far_beyond_does_not_flatten_the_paths(make_run: MakeRun) -> None:
+    run = with_spending(load_run(make_run("run", clients=3)))
+    row = dataclasses.replace(run.clients[0], budget_j=1e6)
+    run = dataclasses.replace(run, clients=(row,))
+    assert "V0H100" in sparkline(row, paths_by_client(run)[row.client], 3600.0, row.spent_j)
+    assert "the most that any client spent" in run_page([run])
+    assert "as high as its budget." in run_page(
+        [dataclasses.replace(run, clients=(dataclasses.replace(row, budget_j=400.0),))]
+    )
 
 
 def test_paths_that_a_page_cannot_hold_are_counted(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
