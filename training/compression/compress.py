@@ -90,6 +90,12 @@ class Compressor:
         """Every entry arrives as it was sent."""
         return self.selection == "all" and self.values in ("fp32", "fp32z")
 
+    @property
+    def fixed_size(self) -> bool:
+        """Every frame has the same size: nothing in it is coded by how often it occurs, or where."""
+        listed = self.selection in ("topk", "topk-per-joule") and self.kept_frac < 1
+        return not listed and self.values in ("fp32", "fp16")
+
     def kept(self, size: int) -> int:
         """The most entries of `size` that are sent; of factors, all arrive."""
         return size if self.selection in ("all", "lowrank") else min(size, max(1, round(self.kept_frac * size)))

@@ -91,7 +91,10 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """How updates become versions, and how versions travel down."""
+    """How updates become versions, and how versions travel down.
+
+    An update over `outlier_factor` times as long as usual is refused; infinite where the file says "none".
+    """
 
     method: str
     cohort: int
@@ -102,6 +105,7 @@ class ServerConfig:
     damping: bool
     broadcast: tuple[str, ...]
     aggregate: str
+    outlier_factor: float
     deadline_s: float | None
     evaluate_every: int | None
 

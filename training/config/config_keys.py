@@ -234,6 +234,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "damping": Key(False, flag, "damping"),
         "broadcast": Key([], names, "broadcast"),
         "aggregate": Key("mean", text, "aggregate"),
+        "outlier_factor": Key(100.0, at_most_none(number(1, open_low=True), "100.0"), "outlier_factor"),
         "deadline": Key(
             "auto", lambda value: None if value == "auto" else positive(seconds, "12 s")(value), "deadline_s"
         ),

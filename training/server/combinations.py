@@ -53,7 +53,7 @@ REFUSALS = (
         "privacy.epsilon needs server.aggregate = 'mean': the noise is measured for a sum of clipped updates",
     ),
     Refusal(
-        lambda c: _private(c) and _buffered(c) and c.server.staleness == "age-variance",
+        lambda c: _private(c) and c.server.staleness == "age-variance",
         "privacy.epsilon needs public weights, and age-variance looks at the updates; set server.staleness = 'polynomial'",
     ),
     Refusal(
@@ -72,9 +72,13 @@ REFUSALS = (
         "updates, and the server sees their sum alone",
     ),
     Refusal(
+        lambda c: _secure(c) and c.server.staleness == "age-variance",
+        "privacy.secure_aggregation hides what age-variance looks at; set server.staleness = 'constant'",
+    ),
+    Refusal(
         lambda c: _secure(c) and bool(c.update.compress),
-        "privacy.secure_aggregation needs update.compress = []: clients that choose entries by themselves share no mask, "
-        "and the ring has its own quantization",
+        "privacy.secure_aggregation needs update.compress = []: every client chooses its entries, or the seed of randomk, by "
+        "itself, and the ring has its own quantization; the one mask that all share is w*, which training.memory makes small",
     ),
     Refusal(
         lambda c: _secure(c) and c.update.error_feedback,

@@ -24,7 +24,8 @@ class Arrival:
         client: Who sent it.
         examples: How many examples it was trained on.
         staleness: Versions published since its base.
-        gap_slots: Slots since the client was invited, at least 1: how long it was silent.
+        gap_slots: Slots since the client was invited, at least 1: how long it was silent. 1 where there are no slots, or where clients
+            speak after every block.
         values: The delta. Shape (n,).
     """
 
@@ -139,7 +140,9 @@ def by_staleness(arrivals: Sequence[Arrival], staleness: Weigh) -> Weights:
 def by_staleness_and_gap(arrivals: Sequence[Arrival], staleness: Weigh) -> Weights:
     """The staleness rule times ``sqrt(min(gap, cap))``: who speaks rarely, by thrift or a poor link, is not drowned out.
 
-    Where every client answers within its slot all gaps are 1 and this is the staleness rule itself.
+    This is the staleness rule itself, and a server that weighs so is FedBuff, where all gaps are 1: without slots, with the policy
+    `every-block`, under which no one ever chooses to wait, or where every answer is in within two slots of its invitation. With any
+    other policy a client whose download, block and upload take longer than that weighs as one that waits.
     """
     gaps = np.array([arrival.gap_slots for arrival in arrivals])
     shares: Weights = staleness(arrivals) * np.sqrt(np.minimum(gaps, GAP_CAP))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budjoule.energy.errors import UsageError
+from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Vector
 from budjoule.training.server.combine import Combine, Weights
 
@@ -65,8 +66,15 @@ def plan_privacy(config: "Config") -> Privacy | None:
         participations=participations,
         noise_multiplier=noise_multiplier(wanted.epsilon, wanted.delta, participations),
         divisor=divisor,
-        covers_timing=config.schedule.policy != "norm-threshold",
+        covers_timing=_covers_timing(config),
     )
+
+
+def _covers_timing(config: "Config") -> bool:
+    """Whether neither the decision to send nor how long a send takes depends on the update."""
+    levels = parse_levels(config.update.compress)
+    chosen_by_value = len(levels) > 1 and levels[0].selection != "randomk"
+    return config.schedule.policy != "norm-threshold" and not chosen_by_value and all(level.fixed_size for level in levels)
 
 
 def noise_multiplier(epsilon: float, delta: float, participations: int) -> float:

@@ -130,10 +130,18 @@ def public_key(seed: bytes) -> bytes:
 
 
 def agree(seed: bytes, public: bytes, purpose: bytes, size_bytes: int = SEED_BYTES) -> bytes:
-    """What both ends of a pair derive: X25519, then HKDF for the purpose."""
+    """What both ends of a pair derive: X25519, then HKDF for the purpose.
+
+    Raises:
+        PayloadError: The other end's public key is none.
+    """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-    return _derive(_private(seed).exchange(X25519PublicKey.from_public_bytes(public)), purpose, size_bytes)
+    try:
+        common = _private(seed).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:  # of another length, or a point that makes every secret the same
+        raise PayloadError("a public key of the cohort is none; the round is void") from None
+    return _derive(common, purpose, size_bytes)
 
 
 def expand(seed: bytes, size: int) -> Ring:

@@ -15,6 +15,7 @@ from budjoule.training.server.secure_client import (
     PUBLIC_BYTES,
     REVEAL_BYTES,
     SEALED_BYTES,
+    SEED_BYTES,
     Ring,
     agree,
     expand,
@@ -106,10 +107,11 @@ def unmask(
         PayloadError: Too few answered, or their shares do not fit the public keys.
     """
     need, order = threshold(len(publics)), sorted(publics)
-    if len(reveals) < need:
-        raise PayloadError(f"{len(reveals)} clients revealed shares, {need} are needed; the round is void")
+    whole = [helper for helper in sorted(reveals) if helper in publics and _is_whole(reveals[helper], publics)]
+    if len(whole) < need:
+        raise PayloadError(f"{len(whole)} clients revealed shares, {need} are needed; the round is void")
     places = {client: place for place, client in enumerate(order, 1)}
-    helpers = sorted(reveals)[:need]
+    helpers = whole[:need]
     clear = total
     for client in order:
         seed = shamir().combine([(places[helper], reveals[helper][client]) for helper in helpers])
@@ -122,6 +124,10 @@ def unmask(
             pairwise = expand(agree(seed, publics[other][32:], b"mask"), total.size)
             clear = clear - pairwise if other < client else clear + pairwise
     return clear
+
+
+def _is_whole(shares: Mapping[int, bytes], publics: Mapping[int, bytes]) -> bool:
+    return shares.keys() == publics.keys() and all(len(share) == SEED_BYTES for share in shares.values())
 
 
 def ring_code(config: "Config") -> RingCode:

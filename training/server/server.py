@@ -6,7 +6,7 @@ update of an invited client is counted and refused, and the run goes on.
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,11 +20,13 @@ from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.combine import Combine, parse_aggregate
 from budjoule.training.server.methods import METHODS, STALENESS, Arrival, aggregate, damping
+from budjoule.training.server.outliers import plan_outliers
 from budjoule.training.server.privacy import clipped, noisy_mean, noisy_share, plan_privacy
 from budjoule.training.server.secure_client import Ring, threshold
 from budjoule.training.server.secure_sum import SMALLEST, ring_code, unmask, unpack_masked
 
 _MAX_STALENESS = 1000  # versions; an older base is refused as out of version
+_MOST = 1e18  # of a weight; squares of larger ones overflow float32, and no client could train from them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ class Server:
         deadline_s: How long a round waits, of a method with a deadline. [s]
         noise_seed: Decides the noise of differential privacy; who knows it can take the noise off again, so only a
             simulation gives one.
+        holdings: How many examples a client holds, where the engine knows; more may not be claimed.
     """
 
     def __init__(
@@ -152,10 +155,12 @@ class Server:
         *,
         deadline_s: float = math.inf,
         noise_seed: int | None = None,
+        holdings: Callable[[int], int] | None = None,
     ) -> None:
         self._config = config.server
         self._seed = config.seed
-        self._slot_s = config.schedule.slot_s
+        # Who speaks after every block leaves no slot unused, however slow it is.
+        self._slot_s = math.inf if config.schedule.policy == "every-block" else config.schedule.slot_s
         self._method = METHODS[config.server.method]
         self._deadline_s = deadline_s
         self._layout = layout
@@ -168,6 +173,8 @@ class Server:
         self.privacy = plan_privacy(config)
         self._ring = ring_code(config) if config.privacy.secure_aggregation else None
         self._noise_seed = secrets.randbits(128) if noise_seed is None else noise_seed
+        self._holdings = holdings
+        self._outliers = plan_outliers(config, holdings_known=holdings is not None)
         self.state = ServerState(weights=weights, average=weights)
 
     def begin(self, engine: Engine) -> None:
@@ -184,10 +191,12 @@ class Server:
         """
         try:
             arrival = self._check(engine, sender, data)
+            self._outliers.check(arrival)
         except PayloadError as error:
             engine.rejected(sender, str(error))
             return False
         del self.state.invited[sender]
+        self._outliers.keep(arrival)
         self.state.buffer.append(arrival)
         self._count(engine, sender)
         if not self._method.synchronous and len(self.state.buffer) >= self._config.buffer_size:
@@ -229,6 +238,8 @@ class Server:
             raise PayloadError(f"base version {update.base_version} is {staleness} versions old")
         if update.examples < 1:
             raise PayloadError("trained on no example")
+        if self._holdings is not None and update.examples > (held := self._holdings(sender)):
+            raise PayloadError(f"examples: {update.examples} claimed by a client that holds {held}")
         silent_s = engine.now_s - invitation.time_s
         gap_slots = max(1.0, silent_s // self._slot_s) if self._slot_s < math.inf else 1.0
         return Arrival(
@@ -250,28 +261,57 @@ class Server:
             values=ring.view(np.float32),
         )
 
+    def _refuse(self, engine: Engine, arrivals: Sequence[Arrival], reason: str) -> None:
+        """Refuse after all what had been taken into the buffer."""
+        for arrival in arrivals:
+            self._outliers.forget(arrival)
+            engine.rejected(arrival.client, reason)
+
     def _aggregate(self, engine: Engine) -> None:
-        state, arrivals = self.state, self.state.buffer
-        if self._ring is not None:
+        """Make a version of what the buffer holds, or refuse it, and the version before stands."""
+        state, arrivals = self.state, []
+        for arrival in state.buffer:
             try:
-                step = self._unmasked(engine)
+                self._outliers.check(arrival)  # what came before there was a usual length can be told now
+                arrivals.append(arrival)
             except PayloadError as error:
-                state.buffer = []
-                for arrival in arrivals:
-                    engine.rejected(arrival.client, str(error))
-                return
-            state.weights = state.weights + np.float32(self._config.learning_rate) * step
-        else:
-            weigh = self._method.weigh_privately if self.privacy else self._method.weigh
-            shares = weigh(arrivals, STALENESS[self._config.staleness])
-            rate = self._config.learning_rate * (damping(arrivals, shares) if self._config.damping else 1.0)
-            state.weights = aggregate(state.weights, arrivals, shares, rate, combine=self._rule())
+                self._refuse(engine, [arrival], str(error))
+        state.buffer = arrivals
+        if not arrivals:
+            return
+        try:
+            weights = self._next_weights(engine)
+            broadcast = self._packed(state.version + 1, weights)
+        except PayloadError as error:
+            state.buffer = []
+            self._refuse(engine, arrivals, str(error))
+            return
         state.version += 1
+        state.weights, self._broadcast = weights, broadcast
         # The ramp lets the average forget the untrained first versions.
         kept = np.float32(min(self._config.average, state.version / (10.0 + state.version)))
         state.average = kept * state.average + (np.float32(1) - kept) * state.weights if kept else state.weights
         state.buffer = []
         engine.published(len(arrivals), float(np.mean([arrival.staleness for arrival in arrivals])))
+
+    def _next_weights(self, engine: Engine) -> Vector:
+        """The weights that the buffer leads to. Shape (n,).
+
+        Raises:
+            PayloadError: They could not be trained from, or too few are left for a secure sum.
+        """
+        state, arrivals = self.state, self.state.buffer
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            if self._ring is not None:
+                weights = state.weights + np.float32(self._config.learning_rate) * self._unmasked(engine)
+            else:
+                weigh = self._method.weigh_privately if self.privacy else self._method.weigh
+                shares = weigh(arrivals, STALENESS[self._config.staleness])
+                rate = self._config.learning_rate * (damping(arrivals, shares) if self._config.damping else 1.0)
+                weights = aggregate(state.weights, arrivals, shares, rate, combine=self._rule())
+        if not np.abs(weights).max(initial=0.0) <= _MOST:  # NaN is not
+            raise PayloadError(f"aggregate: a weight would be NaN or above {_MOST:g}; the version before stands")
+        return weights
 
     def _rule(self) -> Combine:
         """How this version's updates become one."""
@@ -337,14 +377,16 @@ class Server:
 
     def broadcast(self) -> Broadcast:
         """The present version on its way down, packed once; a function of the seed, the version and the weights."""
-        version = self.state.version
-        if self._broadcast is None or self._broadcast.version != version:
-            rng = np.random.default_rng([self._seed, 0xD0, version])
-            whole = Update(client=0, base_version=version, examples=0, values=self.state.weights)
-            frame = pack(whole, self._layout, self._broadcast_by, rng)
-            values = unpack(frame, self._layout, max_bytes=len(frame)).values
-            self._broadcast = Broadcast(version=version, frame=frame, values=values)
+        if self._broadcast is None:
+            self._broadcast = self._packed(self.state.version, self.state.weights)
         return self._broadcast
+
+    def _packed(self, version: int, weights: Vector) -> Broadcast:
+        rng = np.random.default_rng([self._seed, 0xD0, version])
+        whole = Update(client=0, base_version=version, examples=0, values=weights)
+        frame = pack(whole, self._layout, self._broadcast_by, rng)
+        values = unpack(frame, self._layout, max_bytes=len(frame)).values
+        return Broadcast(version=version, frame=frame, values=values)
 
     def numbers(self) -> dict[str, Any]:
         """The state without its vectors, as plain data for a checkpoint."""
@@ -354,6 +396,7 @@ class Server:
             "round": state.round,
             "draws": state.draws,
             "participations": list(state.participations.items()),
+            "usual": self._outliers.numbers(),
             "publics": [[client, public.hex()] for client, public in state.publics.items()],
             "invited": [[client, item.version, item.time_s] for client, item in state.invited.items()],
             "buffer": [[item.client, item.examples, item.staleness, item.gap_slots] for item in state.buffer],
@@ -362,6 +405,7 @@ class Server:
     def restore(self, numbers: dict[str, Any], weights: Vector, average: Vector, deltas: Sequence[Vector]) -> None:
         """Take up where `numbers` and the vectors were saved."""
         self._broadcast = None
+        self._outliers.restore(numbers["usual"])
         self.state = ServerState(
             weights=weights,
             average=average,

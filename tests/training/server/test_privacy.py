@@ -1,15 +1,21 @@
 """Differential privacy: the promise is kept with no more noise than it needs, and everything that carries it is enforced."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import UsageError
+from budjoule.training.compression.update import layout_of
 from budjoule.training.config.config import load_config
+from budjoule.training.run import train
 from budjoule.training.server.combine import mean
 from budjoule.training.server.methods import GAP_CAP, METHODS, STALENESS, Arrival
 from budjoule.training.server.privacy import (
@@ -21,6 +27,7 @@ from budjoule.training.server.privacy import (
     noisy_mean,
     plan_privacy,
 )
+from budjoule.training.server.server import Server
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 PROMISE = {"epsilon": 8.0, "delta": 1e-3, "clip": 0.5}
@@ -148,6 +155,108 @@ def test_the_plan_follows_cohort_and_rounds() -> None:
 def test_what_privacy_does_not_combine_with_is_refused_with_the_reason(overrides: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         load_config({}, overrides=["server.staleness=polynomial", *overrides])
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedavg-deadline"])
+@pytest.mark.parametrize(
+    "protection", [{"epsilon": 8.0, "delta": 1e-3, "clip": 1.0}, {"secure_aggregation": True, "clip": 1.0}]
+)
+def test_weights_that_look_at_the_updates_are_refused_in_rounds_too(method: str, protection: dict[str, Any]) -> None:
+    server = {"method": method, "staleness": "age-variance"}
+    update = {"compress": [], "error_feedback": False}
+    load_config({"server": server, "update": update})
+    with pytest.raises(UsageError, match="age-variance looks at"):
+        load_config({"server": server, "update": update, "privacy": protection})
+
+
+def plain(**keys: Any) -> dict[str, Any]:
+    return {
+        "task": {"partition": "iid"},
+        "fleet": {"clients": 4, "straggler_frac": 0.0},
+        "budget": {"energy": "none"},
+        "training": {"local_steps": 1, "batch_size": 4, "learning_rate": 1e-12},
+        "update": {"compress": [], "error_feedback": False},
+        "schedule": {"policy": "every-block", "slot": "none"},
+        "server": {"method": "fedavg", "cohort": 4, "average": 0.0},
+        "stop": {"rounds": 1, "target_accuracy_frac": "none"},
+        "privacy": {"clip": 0.5, **keys},
+    }
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_the_noise_of_a_run_is_what_its_summary_says(tmp_path: Path, secure: bool) -> None:
+    """Clients learn nothing here, so that what a version differs by is the noise: of the whole run, masked or not."""
+    models = []
+    for name, promise in (("without", {}), ("with", {"epsilon": 2.0, "delta": 1e-5})):
+        run = train(plain(secure_aggregation=secure, **promise), output=tmp_path / name)
+        state = torch.load(tmp_path / name / "model.pt", weights_only=True)
+        models.append(np.concatenate([value.numpy().ravel() for value in state.values()]).astype(np.float64))
+    said = run.summary["privacy"]
+    noise = (models[1] - models[0]) * said["divisor"] / (said["noise_multiplier"] * 0.5)
+    assert noise.size > 1000
+    assert noise.std() == pytest.approx(1.0, abs=4 / noise.size**0.5)
+    assert abs(noise.mean()) < 4 / noise.size**0.5
+
+
+LAYOUT = layout_of([("weight", (1000,))])
+
+
+def step_of(server: Server, examples: tuple[int, ...] = (1, 1, 1)) -> Any:
+    """What a server makes of updates that are at right angles and of length 1."""
+    for client, count in enumerate(examples):
+        values = np.eye(len(examples), 1000, dtype=np.float32)[client]
+        server.state.buffer.append(
+            Arrival(client=client, examples=count, staleness=0, gap_slots=GAP_CAP, values=values)
+        )
+    server.finish(Mock())
+    return server.state.weights
+
+
+def private_server(method: str, noise_seed: int | None = None) -> Server:
+    document = plain(epsilon=8.0, delta=1e-3, clip=1.0) | {"server": {"method": method, "cohort": 3, "buffer_size": 3}}
+    return Server(load_config(document), LAYOUT, np.zeros(1000, np.float32), noise_seed=noise_seed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_client_weighs_more_than_its_clip_in_a_private_version(method: str) -> None:
+    document = plain(epsilon=8.0, delta=1e-3, clip=1.0)
+    document["server"] = {"method": method, "cohort": 3, "buffer_size": 3, "staleness": "polynomial"}
+    server = Server(load_config(document), LAYOUT, np.zeros(1000, np.float32))
+    server.privacy = replace(server.privacy, noise_multiplier=0.0)
+    assert step_of(server, examples=(1, 1, 10**6))[:3] == pytest.approx(1 / 3)
+
+
+def test_the_noise_of_a_real_server_follows_from_nothing_that_others_know() -> None:
+    steps = [step_of(private_server("fedavg")) for _ in range(2)]
+    assert not np.isclose(*steps).any()
+    seeded = [step_of(private_server("fedavg", noise_seed=7)) for _ in range(2)]
+    assert np.array_equal(*seeded)
+
+
+@pytest.mark.parametrize(
+    ("policy", "compress", "covered"),
+    [
+        ("every-block", [], True),
+        ("price-threshold", ["fp16"], True),
+        ("price-threshold", ["randomk:0.01"], True),
+        ("joule-queue", ["randomk:0.01|0.1", "fp16"], True),
+        ("price-threshold", ["lowrank:2"], True),
+        ("norm-threshold", [], False),
+        ("price-threshold", ["topk:0.01|0.1"], False),
+        ("joule-queue", ["topk-per-joule:0.01|0.1", "fp16"], False),
+        ("every-block", ["topk:0.01"], False),
+        ("every-block", ["randomk:0.01", "quantize:8"], False),
+        ("every-block", ["ternary"], False),
+        ("every-block", ["fp32z"], False),
+    ],
+)
+def test_timing_is_covered_where_neither_the_choice_nor_the_size_of_a_send_looks_at_the_update(
+    policy: str, compress: list[str], covered: bool
+) -> None:
+    document = plain(epsilon=8.0, delta=1e-3) | {"schedule": {"policy": policy}, "update": {"compress": compress}}
+    planned = plan_privacy(load_config(document))
+    assert planned is not None
+    assert planned.covers_timing is covered
 
 
 def test_damping_is_no_matter_in_rounds_which_are_never_late() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from budjoule.energy.errors import PayloadError, UsageError
 from budjoule.training.compression.update import Update, layout_of
 from budjoule.training.config.config import load_config
 from budjoule.training.server.privacy import clip_norm
-from budjoule.training.server.secure_client import Participant, Ring, agree, expand, public_key, threshold
+from budjoule.training.server.secure_client import Participant, Ring, agree, expand, public_key, shamir, threshold
 from budjoule.training.server.secure_sum import RingCode, pack_masked, setup_bytes, unmask, unpack_masked
+from budjoule.training.server.server import Broadcast, Server
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 SIZE = 50
@@ -52,25 +54,36 @@ def test_the_sum_of_whoever_is_left_is_exact(count: int, data: st.DataObject) ->
     np.testing.assert_array_equal(clear, sum((values[c] for c in survivors), np.zeros(SIZE, np.uint32)))
 
 
+def even(ring: Ring) -> bool:
+    """Whether values look drawn from all of the ring alike: chi-square of 15 degrees; 50 is one in 80,000."""
+    counts, wanted = np.bincount(ring >> 28, minlength=16), ring.size / 16
+    return float(((counts - wanted) ** 2 / wanted).sum()) < 50
+
+
 def test_a_masked_update_shows_nothing_of_itself() -> None:
-    """The masks of a zero update are even over the ring, and no one seed that the server ever learns takes them off."""
+    """Of a zero update the masks are seen alone: each is even over the ring, and so is what is left when any other is taken off."""
     people, publics = cohort(3)
     zero = np.zeros(40_000, np.uint32)
-    masked = people[0].mask(zero, publics)
-    counts = np.bincount(masked >> 28, minlength=16)
-    assert ((counts - 2500) ** 2 / 2500).sum() < 50  # chi-square of 15 degrees; 50 is one in 80,000
-    own_off = masked - expand(people[0].own_seed, zero.size)
-    pairs_off = people[0].mask(zero, publics) - own_off
-    assert own_off.any()
-    assert pairs_off.any()
+    own = expand(people[3].own_seed, zero.size)
+    below, above = (expand(agree(people[c].masking_seed, publics[3][32:], b"mask"), zero.size) for c in (0, 6))
+    masked = people[3].mask(zero, publics)
+    np.testing.assert_array_equal(masked, own - below + above)
+    for seen in (masked, masked - own, masked + below, masked - above, masked - own + below, masked + below - above):
+        assert even(seen)
+    assert not even(zero)
 
 
 def test_nobody_learns_both_seeds_of_a_client() -> None:
+    """What is revealed opens the own mask of whoever sent and the key of whoever did not, and nothing else."""
     people, publics = cohort(5)
     survivors = set(people) - {6}
-    for shares in reveals_of(people, publics, survivors).values():
-        assert set(shares) == set(people)
-        assert all(len(share) == 16 for share in shares.values())
+    reveals = reveals_of(people, publics, survivors)
+    places = {client: place for place, client in enumerate(sorted(publics), 1)}
+    for client, person in people.items():
+        shares = [(places[helper], reveals[helper][client]) for helper in survivors]
+        assert all(len(share) == 16 for _, share in shares)
+        for chosen in combinations(shares, threshold(5)):
+            assert shamir().combine(list(chosen)) == (person.own_seed if client in survivors else person.masking_seed)
     with pytest.raises(PayloadError, match="below 3"):
         reveals_of(people, publics, {0, 3})
     for count in range(3, 200):
@@ -105,6 +118,28 @@ def test_shares_of_another_key_are_refused_and_too_few_void_the_round() -> None:
         unmask(np.zeros(4, np.uint32), publics, survivors, reveals)
 
 
+@pytest.mark.parametrize(
+    "spoilt", [{}, {0: bytes(16)}, dict.fromkeys((0, 3, 6, 9, 12), b"short"), {c: bytes(16) for c in range(9)}]
+)
+def test_reveals_that_are_not_whole_do_not_count(spoilt: dict[int, bytes]) -> None:
+    people, publics = cohort(5)
+    survivors = set(people) - {6}
+    reveals = reveals_of(people, publics, survivors)
+    values = rings(people)
+    total = sum((people[client].mask(values[client], publics) for client in survivors), np.zeros(SIZE, np.uint32))
+    clear = unmask(total, publics, survivors, reveals | {0: spoilt, 99: reveals[0]})
+    np.testing.assert_array_equal(clear, sum((values[c] for c in survivors), np.zeros(SIZE, np.uint32)))
+    with pytest.raises(PayloadError, match="2 clients revealed shares, 3 are needed"):
+        unmask(total, publics, survivors, reveals | {0: spoilt, 3: spoilt})
+
+
+@pytest.mark.parametrize("public", [b"", bytes(64), bytes(63)])
+def test_a_public_key_that_is_none_voids_the_round(public: bytes) -> None:
+    people, publics = cohort(3)
+    with pytest.raises(PayloadError, match="the round is void"):
+        people[0].mask(np.zeros(4, np.uint32), {**publics, 3: public})
+
+
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(3, 100), clip=st.floats(1e-3, 1e3), seed=st.integers(0, 1000))
 def test_the_ring_holds_any_sum_of_clipped_updates(count: int, clip: float, seed: int) -> None:
@@ -127,6 +162,62 @@ def test_frames_of_other_lengths_are_refused() -> None:
         unpack_masked(pack_masked(dataclasses.replace(update), ring, longer), layout)
     with pytest.raises(PayloadError, match="8 bytes instead of 16"):
         unpack_masked(pack_masked(update, ring[:2], layout), layout)
+
+
+class Round:
+    """One round of real participants, of whom the test says who answers."""
+
+    now_s = 0.0
+
+    def __init__(self, clients: int) -> None:
+        self.free = list(range(clients))
+        self.people = {client: Participant.new(client) for client in self.free}
+        self.rejects: list[str] = []
+        self.versions: list[int] = []
+
+    def free_clients(self) -> list[int]:
+        return [] if self.versions or self.rejects else self.free
+
+    def invite(self, client: int, model: Broadcast) -> bool:
+        self.free.remove(client)
+        return True
+
+    def alarm(self, time_s: float, mark: int) -> None: ...
+
+    def retire(self, client: int) -> None: ...
+
+    def agree(self, clients: Any) -> dict[int, bytes]:
+        return {client: self.people[client].public for client in clients}
+
+    def reveal(self, publics: Any, survivors: Any) -> dict[int, dict[int, bytes]]:
+        return reveals_of(self.people, publics, set(survivors))
+
+    def published(self, updates: int, mean_staleness: float) -> None:
+        self.versions.append(updates)
+
+    def rejected(self, client: int, reason: str) -> None:
+        self.rejects.append(reason)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_a_version_is_the_mean_of_those_who_arrived(lost: int, rate: float) -> None:
+    layout, count = layout_of([("w", (SIZE,))]), 5
+    keys = {"server": {"cohort": count, "learning_rate": rate}}
+    config = load_config(BASE, overrides=[keys, "privacy.clip=10.0"])
+    server, world = Server(config, layout, np.zeros(SIZE, np.float32)), Round(count)
+    server.begin(world)
+    code, rng = RingCode(clip=10.0, cohort=count), np.random.default_rng(0)
+    updates = {client: rng.normal(size=SIZE).astype(np.float32) for client in range(count)}
+    for client in range(count - lost):
+        update = Update(client=client, base_version=0, examples=7 + client, values=updates[client])
+        masked = world.people[client].mask(code.encode(update.values, rng), server.state.publics)
+        assert server.receive(world, client, pack_masked(update, masked, layout))
+    for client in range(count - lost, count):
+        server.give_up(world, client)
+    assert world.versions == [count - lost]
+    wanted = rate * np.mean([updates[client] for client in range(count - lost)], axis=0)
+    np.testing.assert_allclose(server.state.weights, wanted, atol=1e-6)
 
 
 def secure(small: dict[str, Any], **fleet: Any) -> dict[str, Any]:
@@ -187,7 +278,9 @@ BASE = {"preset": "fedavg", "privacy": {"secure_aggregation": True, "clip": 1.0}
         ("server.aggregate=median", "sum alone"),
         ("server.aggregate=trimmed-mean:0.1", "sum alone"),
         ("server.aggregate=norm-bound:2", "sum alone"),
-        ('update.compress=["topk:0.1"]', "share no mask"),
+        ('update.compress=["topk:0.1"]', r"the one mask that all share is w\*"),
+        ('update.compress=["randomk:0.1"]', r"the seed of randomk, by itself"),
+        ("server.staleness=age-variance", "age-variance looks at"),
         ('update.compress=["quantize:8"]', "own quantization"),
         ("update.error_feedback=true", "leave nothing out"),
         ("privacy.clip=none", "needs privacy.clip"),
