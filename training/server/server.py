@@ -288,6 +288,7 @@ class Server:
             return
         state.version += 1
         state.weights, self._broadcast = weights, broadcast
+        self._outliers.settle()
         # The ramp lets the average forget the untrained first versions.
         kept = np.float32(min(self._config.average, state.version / (10.0 + state.version)))
         state.average = kept * state.average + (np.float32(1) - kept) * state.weights if kept else state.weights

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import PayloadError
@@ -134,6 +134,12 @@ def test_a_claim_of_more_examples_than_anyone_holds_is_refused(method: str, liar
     assert server.state.weights == pytest.approx(np.ones(4))
 
 
+def test_honest_holdings_differ_by_more_than_lengths_do() -> None:
+    server, engine = begin("fedavg")
+    assert all(say(server, engine, client, examples=5000 if client == 5 else 1) for client in SIX)
+    assert engine.rejects == []
+
+
 def test_no_claim_passes_what_the_engine_knows_that_a_client_holds() -> None:
     config = load_config({"server": {"method": "fedavg", "cohort": 6}, "update": {"compress": []}})
     server, engine = Server(config, LAYOUT, np.zeros(4, np.float32), holdings=lambda client: 10**client), Engine()
@@ -174,12 +180,28 @@ def arrival(length: float, examples: int = 1) -> Arrival:
     return Arrival(client=0, examples=examples, staleness=0, gap_slots=1.0, values=values)
 
 
+@settings(max_examples=50, deadline=None)
 @given(lengths=st.lists(st.floats(1.0, 99.0), max_size=80), zeros=st.integers(0, 5))
 def test_lengths_within_the_factor_of_each_other_are_never_refused(lengths: list[float], zeros: int) -> None:
     outliers = Outliers(norm_factor=100.0, claim_factor=100.0)
     for length in [*[0.0] * zeros, *lengths]:
         outliers.check(arrival(length, int(length) + 1))
         outliers.keep(arrival(length, int(length) + 1))
+
+
+def test_an_update_from_an_old_base_is_as_long_as_all_were_then() -> None:
+    """A settled model's updates are a thousandth of the first ones; and a median that grew is followed."""
+    server, engine = begin()
+    for length in [1.0] * 10 + [1e-3] * 30:
+        for client in SIX[:3]:
+            assert say(server, engine, client, length)
+    assert say(server, engine, 4, 1.0)
+    assert say(server, engine, 5, 99.0)
+    for length in (90.0, 8e3, 7e5):
+        for _ in range(10):
+            for client in SIX[:3]:
+                assert say(server, engine, client, length)
+    assert engine.rejects == []
 
 
 def test_what_was_refused_after_all_does_not_make_the_usual() -> None:
