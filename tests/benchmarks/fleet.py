@@ -6,15 +6,17 @@ cohorts and buffers on other seeds, into `fleet-tuning.jsonl`.
 
     python tests/benchmarks/fleet.py run [--cells main] [--methods "fedavg;budjoule"] [--shard 1/2] [--limit-s 480]
     python tests/benchmarks/fleet.py tune [--shard 1/2] [--limit-s 480]
-    python tests/benchmarks/fleet.py table [--seeds 2]
+    python tests/benchmarks/fleet.py table [--seeds 2]        # results/fleet.md holds what it prints
     python tests/benchmarks/fleet.py grid
 """
 
 import argparse
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +83,18 @@ def run(job: Job) -> dict[str, Any]:
         "settings": job.settings,
         "digest": job.digest,
         "command": f"python tests/benchmarks/fleet.py {job.command}",
-        "budjoule": bj.__version__,
+        "commit": commit(),
         **{key: summary[key] for key in kept},
         "wall_s": round(summary["wall_duration_s"], 1),
         "curve": list(curve(events)),
     }
+
+
+@cache
+def commit() -> str:
+    """The commit that runs: a device's profile that is fitted anew moves its joules and seconds, and with them a run's bits."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=RESULTS, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def curve(events: list[dict[str, Any]]) -> Iterator[list[float]]:

@@ -86,8 +86,8 @@ def print_cell(cell: str, rows: list[Row]) -> None:
             _mean(_reached(group, first, column), 1e6, 1) for column in (UP, DOWN)
         ),
         "accuracy at the end": lambda group: _spread([row["accuracy_frac"] for row in group]),
-        f"after {joules:.0f} J": lambda group: _spread([accuracy_at(row, joules, (JOULES,)) for row in group]),
-        f"after {traffic / 1e6:.0f} MB": lambda group: _spread(
+        f"best by {joules:.0f} J": lambda group: _spread([accuracy_at(row, joules, (JOULES,)) for row in group]),
+        f"best by {traffic / 1e6:.0f} MB": lambda group: _spread(
             [accuracy_at(row, traffic, (UP, DOWN)) for row in group]
         ),
         "worst decile": lambda group: _spread([row["worst_decile_accuracy_frac"] for row in group]),
