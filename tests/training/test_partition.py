@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budjoule.energy.errors import UsageError
-from budjoule.training.task.partition import partition
+from budjoule.training.task.partition import _fill_empty, partition
 
 LABELS = np.repeat(np.arange(10), 40)
 
@@ -24,6 +24,17 @@ def test_partitions_deal_out_every_example_once(spec: str, clients: int, seed: i
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(LABELS)))
     again = partition(spec, LABELS, clients, seed)
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40).filter(lambda sizes: sum(sizes) >= len(sizes)))
+def test_whoever_is_left_empty_gets_one_from_the_first_of_the_richest(sizes: list[int]) -> None:
+    parts = list(np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]))
+    wanted = [list(part) for part in parts]
+    for client, part in enumerate(wanted):
+        if not part:
+            wanted[client] = [max(wanted, key=len).pop()]
+    assert [list(part) for part in _fill_empty(parts)] == wanted
 
 
 def test_smaller_alpha_is_more_skewed() -> None:

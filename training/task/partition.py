@@ -3,6 +3,7 @@
 Every split covers each example at most once and leaves no client empty. One row a kind in `PARTITIONS`.
 """
 
+import heapq
 from collections.abc import Callable
 
 import numpy as np
@@ -56,11 +57,14 @@ def partition(
 
 
 def _fill_empty(parts: list[Indices]) -> list[Indices]:
-    """Give each empty client one example of whoever holds the most."""
+    """Give each empty client one example of whoever holds the most, the first of those who do."""
+    rich = [(-part.size, client) for client, part in enumerate(parts)]
+    heapq.heapify(rich)
     for client, part in enumerate(parts):
         if not part.size:
-            largest = max(range(len(parts)), key=lambda other: parts[other].size)
+            size, largest = rich[0]
             parts[client], parts[largest] = parts[largest][-1:], parts[largest][:-1]
+            heapq.heapreplace(rich, (size + 1, largest))
     return parts
 
 
