@@ -65,6 +65,18 @@ def test_norms_statistics_travel_with_the_weights() -> None:
     assert np.array_equal(bench.values(), start)
 
 
+def test_a_count_of_batches_begins_every_block_anew() -> None:
+    """Whatever a workbench trained before, a block ends in the same bits: also where a norm averages over all batches so far."""
+    model = make_model(norm=True)
+    model[1].momentum = None
+    bench = Workbench(model, training())
+    start = bench.values()
+    one, again = (bench.block(start, INPUTS, LABELS, seed=(1, 2)) for _ in range(2))
+    assert np.array_equal(one, again)
+    bench.load(start)
+    assert bench.state_dict()["1.num_batches_tracked"] == 0
+
+
 def test_frozen_parameters_stay_and_are_not_sent() -> None:
     model = make_model()
     model[0].requires_grad_(False)

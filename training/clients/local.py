@@ -42,7 +42,8 @@ class Workbench:
 
     Attributes:
         layout: Names and shapes of what is trained and sent: parameters first, then float buffers such as batch
-            norm's running statistics, which travel like weights. Where single channels are trained, the name says which.
+            norm's running statistics, which travel like weights. Other buffers, such as its count of batches, begin every
+            block anew. Where single channels are trained, the name says which.
         dense: Trains many blocks at once, where the model is a plain dense net.
     """
 
@@ -66,6 +67,8 @@ class Workbench:
         )
         self._flat = torch.cat([tensor.detach().reshape(-1) for _, tensor in (*trained, *buffers)])
         self._parameters = [p for _, p in trained]
+        counts = [b for name, b in model.named_buffers() if b.dtype != torch.float32 and name in kept]
+        self._counts = [(count, count.clone()) for count in counts]
         start = 0
         for _, tensor in (*trained, *buffers):
             view = slice(start, start + tensor.numel())
@@ -101,10 +104,12 @@ class Workbench:
         return whole_state(self._whole, self._model)
 
     def load(self, values: Vector) -> None:
-        """Set the weights. Shape (layout.size,)."""
+        """Set the weights, and whatever else the model counts to where it began. Shape (layout.size,)."""
         import torch
 
         self._flat.copy_(torch.from_numpy(values))
+        for count, begun in self._counts:
+            count.copy_(begun)
 
     def block(
         self,
