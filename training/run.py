@@ -4,6 +4,7 @@
 model; a killed run goes on with `resume` and ends in the same bits.
 """
 
+import io
 import json
 import os
 import platform
@@ -89,7 +90,8 @@ def train(
 
     Raises:
         UsageError: The configuration, the data, the model or a profile cannot be used as given.
-        RunError: The folder is in the way, cannot be written, or holds another run.
+        RunError: The folder is in the way, cannot be written, or holds another run; or local training diverged for good, in
+            which case the folder holds a whole record all the same.
     """
     started = time.monotonic()
     config = load_config(config, overrides=overrides, seed=seed)
@@ -126,6 +128,7 @@ def _run(
     progress: Callable[[Progress], None] | None,
 ) -> Run:
     from budjoule.training.simulation.checkpoint import Checkpoint
+    from budjoule.training.simulation.simulator import DIVERGED, DIVERGED_BLOCKS
 
     with (
         closing(Checkpoint(folder / "ledger.db")) as checkpoint,
@@ -156,7 +159,15 @@ def _run(
         checkpoint.save(simulator)
         summary = {"schema": SUMMARY_SCHEMA, **parts.summary(simulator)}
         parts.save_model(simulator, folder / "model.pt")
-    write_atomic(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    text = io.StringIO()  # a large fleet's rows, piece by piece: all pieces at once take several times the text
+    json.dump(summary, text, indent=2, allow_nan=False)
+    write_atomic(folder / "summary.json", text.getvalue() + "\n")
+    if simulator.stopped == DIVERGED:
+        raise RunError(
+            f"local training diverged: {DIVERGED_BLOCKS} blocks in a row ended in NaN or infinity, after "
+            f"{summary['rounds']} versions; lower training.learning_rate, now {config.training.learning_rate:g}, and train "
+            f"again; what happened is in {folder}"
+        )
     return Run(folder=folder, summary=summary)
 
 

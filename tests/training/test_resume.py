@@ -102,19 +102,72 @@ def test_a_damaged_checkpoint_is_one_line(small: dict[str, Any], tmp_path: Path)
         train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"], resume=True)
 
 
+SECOND = """
+import json, sys
+from budjoule.training.run import train
+train(json.loads(sys.argv[1]), output=sys.argv[2], overrides=[sys.argv[3]], resume=True)
+"""
+
+
 def test_two_processes_do_not_share_a_folder(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: dict[str, Any], run_bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner: list[str] = []
-    step = Simulator.step
+    short, folder, others = "stop.duration=3 min", tmp_path / "run", list[str]()
+    alone, step = run_bits(small, short), Simulator.step
 
     def meddling(self: Simulator) -> bool:
-        if not inner:
-            inner.append("")
-            with pytest.raises(RunError, match="in use"):
-                train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"], resume=True)
+        if self.events == 5 and not others:
+            command = [sys.executable, "-c", SECOND, json.dumps(small), str(folder), short]
+            others.append(subprocess.run(command, capture_output=True, text=True).stderr)
         return step(self)
 
     monkeypatch.setattr(Simulator, "step", meddling)
-    assert train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"]).summary["rounds"] >= 0
-    assert inner
+    assert run_bits(small, short, output=folder) == alone
+    assert others
+    assert "RunError" in others[0]
+    assert "is in use" in others[0]
+
+
+@pytest.fixture
+def refusing(small: dict[str, Any]) -> dict[str, Any]:
+    """Rounds whose deadline passes while frames are on their way, from clients that keep what was not sent."""
+    fleet = {"clients": 8, "link": "wifi-pi", "link_state": "two-state:30:10 s"}
+    fleet |= {"straggler_frac": 0.5, "straggler_slowdown": [2, 50]}
+    server = {"method": "fedavg-deadline", "cohort": 8, "deadline": "5.05 s"}
+    free = {"budget": {"energy": "none"}, "schedule": {"policy": "every-block", "slot": "5 s"}}
+    return small | free | {"fleet": fleet, "server": server, "stop": {"rounds": 40, "target_accuracy_frac": "none"}}
+
+
+def test_when_checkpoints_fall_changes_nothing_of_a_run_that_refuses_frames(
+    refusing: dict[str, Any], run_bits: Bits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_bits(refusing)
+    assert whole[0]["rejects"]["no open invitation"] > 5
+    monkeypatch.setattr("budjoule.training.run._CHECKPOINT_EVENTS", 1)
+    assert run_bits(refusing) == whole
+
+
+def test_a_crash_between_a_frame_and_its_refusal_resumes_to_the_same_bits(
+    refusing: dict[str, Any], run_bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint falls right before an arrival that will be refused, and the run crashes in the arrival."""
+    whole = run_bits(refusing)
+    monkeypatch.setattr("budjoule.training.run._CHECKPOINT_EVENTS", 1)
+    rejected, crashes, resume = Simulator.rejected, 0, False
+
+    def crashing(self: Simulator, client: int, reason: str) -> None:
+        if self.events not in seen:
+            seen.add(self.events)
+            raise MemoryError
+        rejected(self, client, reason)
+
+    seen: set[int] = set()
+    monkeypatch.setattr(Simulator, "rejected", crashing)
+    while True:
+        try:
+            resumed = run_bits(refusing, output=tmp_path / "crashed", resume=resume)
+            break
+        except MemoryError:
+            crashes, resume = crashes + 1, True
+    assert crashes == sum(whole[0]["rejects"].values())
+    assert resumed == whole

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from budjoule.training.clients.local import one_thread
 from budjoule.training.compression.compress import SELECTIONS
 from budjoule.training.config.config import load_config
 from budjoule.training.ledger.ledger import Ledger
-from budjoule.training.run import train
+from budjoule.training.run import Progress, train
 from budjoule.training.simulation import blocks, build
+from budjoule.training.simulation.simulator import DIVERGED_BLOCKS, Simulator
 from budjoule.training.task.data import load_data
 from budjoule.training.task.models import build_model
 
@@ -267,6 +269,123 @@ def test_a_diverging_client_is_counted_and_the_run_goes_on(
     assert np.isfinite(summary["loss"])
 
 
+def all_diverge(tasks: Any, *rest: Any) -> Any:
+    return [task.start * np.float32(np.nan) for task in tasks]
+
+
+def test_a_fleet_that_diverges_ends_with_the_remedy_and_a_whole_record(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "run_tasks", all_diverge)
+    endless = ["stop.duration=none", "budget.energy=none", "budget.horizon=10000 h"]
+    with pytest.raises(RunError, match=r"100 blocks in a row .* lower training\.learning_rate, now 0\.1"):
+        train(small, output=tmp_path / "run", overrides=endless)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["stopped_by"], summary["rounds"]) == ("divergence", 0)
+    assert sum(summary["rejects"].values()) == len(events(tmp_path / "run", "reject")) == DIVERGED_BLOCKS
+    assert (tmp_path / "run" / "model.pt").is_file()
+    assert train(small, output=tmp_path / "run", overrides=endless, resume=True).summary == summary
+
+
+def test_discarded_blocks_count_on_across_a_crash_and_from_nought_after_a_good_one(
+    small: dict[str, Any], run_bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_tasks, count = blocks.run_tasks, [0]
+
+    def mostly_diverging(tasks: Any, *rest: Any) -> Any:
+        count[0] += 1
+        return run_tasks(tasks, *rest) if count[0] % 12 == 0 else all_diverge(tasks)
+
+    monkeypatch.setattr(blocks, "run_tasks", mostly_diverging)
+    long = ["stop.duration=2 h", "budget.energy=none", "budget.horizon=10000 h"]
+    assert sum(run_bits(small, *long)[0]["rejects"].values()) > DIVERGED_BLOCKS
+
+    monkeypatch.setattr(blocks, "run_tasks", all_diverge)
+    monkeypatch.setattr("budjoule.training.run._CHECKPOINT_EVENTS", 7)
+    step = Simulator.step
+
+    def crashing(self: Simulator) -> bool:
+        if self.events == 60:
+            raise MemoryError
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Simulator, "step", crashing)
+        with pytest.raises(MemoryError):
+            train(small, output=tmp_path / "run", overrides=long)
+    with pytest.raises(RunError, match="in a row"):
+        train(small, output=tmp_path / "run", overrides=long, resume=True)
+    assert len(events(tmp_path / "run", "reject")) == DIVERGED_BLOCKS
+
+
+def test_the_learning_rate_decays_with_every_version(small: dict[str, Any], tmp_path: Path) -> None:
+    """With next to nothing left of the rate after the first version, the later ones are next to the first."""
+
+    def model(decay: float, rounds: int) -> np.ndarray:
+        overrides = [f"training.learning_rate_decay={decay}", f"stop.rounds={rounds}"]
+        plain = {"update": {"compress": [], "error_feedback": False}, "server": {"average": 0.0}}
+        free = {"budget": {"energy": "none"}, "schedule": {"policy": "every-block"}, "preset": "fedavg"}
+        run = train(small, output=tmp_path / f"{decay}-{rounds}", overrides=[plain, free, *overrides])
+        assert run.summary["rounds"] == rounds
+        state = torch.load(run.folder / "model.pt", weights_only=True)
+        return np.concatenate([value.numpy().ravel() for value in state.values()])
+
+    assert np.abs(model(1e-6, 4) - model(1e-6, 1)).max() < 1e-5
+    assert np.abs(model(1.0, 4) - model(1.0, 1)).max() > 1e-2
+
+
+def test_progress_is_told_as_it_goes(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("budjoule.training.run._PROGRESS_S", -1.0)
+    told: list[Progress] = []
+    summary = train(small, output=tmp_path / "run", progress=told.append).summary
+    assert len(told) > summary["sends"]
+    for figure in ("time_s", "spent_j", "version"):
+        values = [getattr(one, figure) for one in told]
+        assert values == sorted(values)
+    assert 0 < told[0].done_frac < told[-1].done_frac <= 1
+    assert (told[-1].time_s, told[-1].spent_j) == (summary["simulated_duration_s"], pytest.approx(summary["spent_j"]))
+
+
+MODELS = """
+from torch import nn
+def batch_norm():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+"""
+
+
+@pytest.fixture
+def normed(small: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A model with running statistics, and ways of sending that suit them."""
+    (tmp_path / "normed.py").write_text(MODELS)
+    free = {"budget": {"energy": "none"}, "schedule": {"policy": "every-block"}}
+    sending = {"update": {"compress": "none", "error_feedback": False}}
+    return small | free | sending | {"task": {"model": f"{tmp_path / 'normed.py'}:batch_norm"}}
+
+
+def test_running_statistics_are_sent_whole_or_not_at_all(normed: dict[str, Any], tmp_path: Path) -> None:
+    summary = train(normed, output=tmp_path / "whole", overrides=["stop.rounds=40"]).summary
+    assert summary["accuracy_frac"] > 0.7
+    assert summary["loss"] < 1.0
+    for spoiling in (
+        'update.compress=["topk:0.5"]',
+        'update.compress=["quantize:8"]',
+        "update.error_feedback=true",
+        'server.broadcast=["quantize:8"]',
+    ):
+        key = spoiling.partition("=")[0].replace(".", r"\.")
+        with pytest.raises(UsageError, match=rf"running statistics \(2\.running_mean, .*{key}: set it to .*GroupNorm"):
+            train(normed, output=tmp_path / "run", overrides=[spoiling])
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_single_example_that_cannot_be_normalized_is_said_before_anything_is_written(
+    normed: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"clients hold a single example.*lower fleet\.clients.*GroupNorm"):
+        train(normed, output=tmp_path / "run", overrides=["fleet.clients=1400", "task.partition=iid"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_target_stops_the_run_and_is_reported(small: dict[str, Any], run_bits: Bits) -> None:
     summary, log = run_bits(small, "stop.target_accuracy_frac=0.3", "fleet.link=wifi-pi")
     evaluations = [e for e in map(json.loads, log.splitlines()) if e["event"] == "evaluate"]
@@ -329,6 +448,27 @@ def test_lost_updates_stay_in_the_residual(small: dict[str, Any], tmp_path: Path
 
     assert owed("kept") == 0.0
     assert owed("lost", "fleet.dropout_frac=0.9") > 1.0
+
+
+def test_refused_updates_stay_in_the_residual(small: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing is compressed, so that what is owed at the end is what came after a round was over."""
+    late = {"server": {"method": "fedavg-deadline", "deadline": "1 min"}, "schedule": {"policy": "every-block"}}
+    slow = {
+        "fleet": {"link": "wifi-pi", "straggler_frac": 0.5, "straggler_slowdown": 8000.0},
+        "update": {"compress": "none"},
+    }
+    run = train(
+        small,
+        output=tmp_path / "run",
+        overrides=[late, slow, {"budget": {"energy": "none"}, "stop": {"duration": "none"}}],
+    )
+    assert sum(run.summary["rejects"].values()) > 0
+    with closing(sqlite3.connect(tmp_path / "run" / "ledger.db")) as books:
+        rows = books.execute("SELECT client, residual FROM sim_client WHERE residual IS NOT NULL").fetchall()
+    owed = {client for client, residual in rows if np.abs(np.frombuffer(residual, "<f4")).sum() > 0.1}
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    last = {event["client"]: event["event"] for event in map(json.loads, lines) if event["event"] in ("send", "reject")}
+    assert owed == {client for client, kind in last.items() if kind == "reject"} != set()
 
 
 def test_a_small_cohort_still_reaches_every_client(small: dict[str, Any], tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budjoule.energy.errors import RunError
+from budjoule.energy.errors import RunError, UsageError
 from budjoule.training.clients.client import Client, Terms
 from budjoule.training.clients.cost import BlockCosts
 from budjoule.training.clients.fleet import Member, draw_fleet
 from budjoule.training.clients.local import Workbench
+from budjoule.training.clients.statistics import check_statistics
 from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config, Training
@@ -33,6 +34,7 @@ from budjoule.training.server.server import Server, parse_broadcast
 from budjoule.training.simulation.blocks import Blocks
 from budjoule.training.simulation.presence import draw_presences, unmetered
 from budjoule.training.simulation.record import Record
+from budjoule.training.simulation.roster import Roster
 from budjoule.training.simulation.simulator import Simulator
 from budjoule.training.task.data import Data
 from budjoule.training.task.learning import load_task
@@ -83,7 +85,7 @@ class Parts:
         """
         training = config.training
         compressors = parse_levels(config.update.compress, error_feedback=config.update.error_feedback)
-        parse_broadcast(config)
+        broadcast = parse_broadcast(config)
         parse_aggregate(config.server.aggregate)
         plan_privacy(config)
         make_scheduler(config.schedule.policy, seed=config.seed, client=0)
@@ -99,15 +101,15 @@ class Parts:
         different = {id(plan): plan for plan in plans.values()}  # devices of one tier share what is traced
         traced = {key: _costs(model, data, training, plan) for key, plan in different.items()}
         costs = {device: traced[id(plan)] for device, plan in plans.items()}
-        for device, found in costs.items():
-            found.cost(device, batch)  # an unknown device or an untraceable model is known now
+        _check_costs(costs, members, task.shards, training)
         bench = Workbench(model, training, memory=None if tiers is None else tiers.together)
+        check_statistics(bench.layout, len(bench.trained_names), config, update=compressors, broadcast=broadcast)
         cohort = min(config.server.cohort, config.fleet.clients)
         setup_down, setup_up = setup_bytes(cohort) if config.privacy.secure_aggregation else (0, 0)
         terms = Terms(
             layout=bench.layout,
             compressors=compressors,
-            broadcast=parse_broadcast(config),
+            broadcast=broadcast,
             horizon_s=config.budget.horizon_s,
             upload_bytes=config.budget.upload_bytes,
             slot_s=config.schedule.slot_s if config.slots else 0.0,
@@ -155,14 +157,18 @@ class Parts:
             LedgerError: The file's ledgers were made with another budget.
         """
         config = self.config
-        clients = [self._client(member, checkpoint) for member in self.members]
+
+        def make(client: int) -> Client:
+            return self._client(self.members[client], checkpoint)
+
+        tasks_s = [make(member.client).expected_task_s() for member in self.members]  # which opens everyone's ledger
         deadline_s = config.server.deadline_s
         if deadline_s is None:  # twice what half of the fleet needs, and the wait for its slot
-            deadline_s = 2 * statistics.median(client.expected_task_s() for client in clients) + self.terms.slot_s
+            deadline_s = 2 * statistics.median(tasks_s) + self.terms.slot_s
         return Simulator(
             config,
             server=Server(config, self.bench.layout, self.initial, deadline_s=deadline_s, noise_seed=config.seed),
-            clients=clients,
+            clients=Roster(len(self.members), make),
             shards=self.shards,
             blocks=blocks,
             layout=self.bench.layout,
@@ -174,7 +180,7 @@ class Parts:
     def summary(self, simulator: Simulator) -> dict[str, Any]:
         """The run in numbers; sums over clients where a sum makes sense."""
         config, totals = self.config, simulator.record.totals
-        by_client = [self._client_row(client) for client in simulator.clients]
+        by_client = [self._client_row(simulator.clients.glance(member.client)) for member in self.members]
         limited = config.budget.energy_j < UNLIMITED_J
         average = simulator.server.state.average
         _, _, right = self.bench.evaluate(average, self.data.test_inputs, self.data.test_labels)
@@ -281,6 +287,28 @@ class Parts:
         updates = min(config.server.cohort if method.synchronous else config.server.buffer_size, config.fleet.clients)
         trained = updates * config.training.local_steps * config.training.batch_size
         return max(1, -(-len(self.data.test_labels) // (3 * trained)))
+
+
+def _check_costs(costs: Mapping[str, BlockCosts], members: list[Member], shards: Shards, training: Training) -> None:
+    """Find what every client's block costs: an unknown device or an untraceable model is known now.
+
+    Raises:
+        UsageError: A device is unknown, or the model cannot be trained on as many examples as a client has.
+    """
+    needed = {(member.device, min(training.batch_size, shards.size(member.client))) for member in members}
+    for device, batch in sorted(needed, reverse=True):
+        try:
+            costs[device].cost(device, batch)
+        except UsageError as error:
+            if batch > 1:
+                raise
+            costs[device].cost(device, 2)  # what fails with two as well says so itself
+            alone = sum(shards.size(member.client) == 1 for member in members)
+            raise UsageError(
+                f"{alone} of {len(members)} clients hold a single example, and the model does not train on one alone: "
+                f"{str(error).partition(';')[0]}; lower fleet.clients, take another task.partition, or a norm that needs no "
+                "batch, such as nn.GroupNorm"
+            ) from None
 
 
 def _costs(model: "nn.Module", data: Data, training: Training, plan: MemoryPlan | None) -> BlockCosts:

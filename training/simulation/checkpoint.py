@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from budjoule.energy.errors import RunError
-from budjoule.training.clients.client import ClientState
+from budjoule.training.clients.client import Client
 from budjoule.training.compression.update import Vector
 from budjoule.training.simulation.simulator import Event, Simulator
 
@@ -118,12 +118,11 @@ class Checkpoint:
             ((place, _blob(item.values)) for place, item in enumerate(state.buffer)),
         )
         self._write_events(simulator.queue)
-        for client in sorted(simulator.touched):
-            self._write_client(simulator, client)
+        made = simulator.clients.made
+        for client in sorted(simulator.touched & made.keys()):
+            self._write_client(made[client], client)
         simulator.touched.clear()
-        self._write_versions(
-            {c.state.base_version: c.state.base for c in simulator.clients if c.state.base is not None}
-        )
+        self._write_versions({c.state.base_version: c.state.base for c in made.values() if c.state.base is not None})
 
     def _write_events(self, queue: list[Event]) -> None:
         present = {event.order for event in queue}
@@ -138,10 +137,9 @@ class Checkpoint:
         )
         self._events = present
 
-    def _write_client(self, simulator: Simulator, client: int) -> None:
+    def _write_client(self, subject: Client, client: int) -> None:
         """Write a client; the residual of one at rest leaves the memory, so that a fleet's residuals need none."""
-        subject = simulator.clients[client]
-        state: ClientState = subject.state
+        state = subject.state
         residual = None if state.residual is None else _blob(state.residual)
         if state.local is None and residual is not None:
             state.residual, state.shelved = None, True

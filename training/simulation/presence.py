@@ -4,19 +4,20 @@ A day is cut into quarters of an hour in which nothing changes but by a trace, s
 looking ahead. The run's clock begins at midnight.
 """
 
-import csv
+import bisect
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from budjoule.energy.errors import UsageError
 from budjoule.training.clients.conditions import DAY_S, HOUR_S, Moment, hold
 from budjoule.training.config.config import Conditions, Config
+from budjoule.training.simulation.timeline import Timeline, timelines
 
 STEP_S = 900.0
 _USE_FRAC = 0.6  # of a battery that a day off the charger takes, training apart
@@ -31,7 +32,7 @@ class Presence:
 
     Args:
         habit: How its device is at a time, training apart; the same all through a quarter of an hour.
-        edges_s: When it changes besides. [s]
+        edges_s: When it changes besides, ascending. [s]
         conditions: What its owner asks for.
         joins_s: When it appears. [s]
         leaves_s: When it goes for good. [s]
@@ -73,12 +74,25 @@ class Presence:
 
     def changes_s(self, time_s: float) -> float:
         """When that changes next, training apart; infinity where it does not before the horizon. [s]"""
-        now = self.may_work(time_s)
-        rest = sorted(edge_s for edge_s in (*self.edges_s, self.joins_s, self.leaves_s) if edge_s > time_s)
-        for edge_s in heapq.merge(rest, self._quarters(time_s)):
+        return self._next_s(time_s, self.may_work)
+
+    def turns_s(self, time_s: float) -> float:
+        """When it may change next for a device whose battery training drains, so when to look: its charger counts too. [s]"""
+        return self.changes_s(time_s) if self.battery_j == math.inf else self._next_s(time_s, self._turn)
+
+    def _turn(self, time_s: float) -> tuple[bool, bool, float]:
+        usual, works = self.habit(time_s), self.may_work(time_s)
+        return works, usual.charging, works * usual.battery_frac
+
+    def _next_s(self, time_s: float, what: Callable[[float], object]) -> float:
+        now = what(time_s)
+        comes = sorted(edge_s for edge_s in (self.joins_s, self.leaves_s) if edge_s > time_s)
+        first = bisect.bisect_right(self.edges_s, time_s)
+        rest = (self.edges_s[place] for place in range(first, len(self.edges_s)))
+        for edge_s in heapq.merge(comes, rest, self._quarters(time_s)):
             if edge_s > self.horizon_s:
                 break
-            if self.may_work(edge_s) != now:
+            if what(edge_s) != now:
                 return edge_s
         return math.inf
 
@@ -126,21 +140,42 @@ def draw_presences(config: Config, free: Sequence[bool]) -> list[Presence]:
 
 
 def _habit(config: Config, client: int, unmetered: bool) -> tuple[Habit, tuple[float, ...]]:
-    """A client's habit and the edges it has beside the quarters of an hour."""
+    """A client's habit and the edges it has beside the quarters of an hour; clients alike share theirs."""
     kind, _, path = config.fleet.availability.partition(":")
+    mains = config.fleet.battery_j == math.inf
     if kind == "trace" and path:
-        return _traced(_read_trace(path), client)
+        devices = timelines(path, charging=mains, unmetered=unmetered)
+        timeline = devices[client % len(devices)]
+        return timeline, _telling(timeline, replace(config.conditions, hours=None), not mains)
     if config.fleet.availability == "always":
-        moment = Moment(charging=config.fleet.battery_j == math.inf, unmetered=unmetered)
-        return lambda _time_s: moment, ()
+        return _always(mains, unmetered), ()
     if config.fleet.availability == "charging-at-night":
-        return _night(config.seed, client, unmetered), ()
+        return _Night(config.seed, client, unmetered), ()
     raise UsageError(
         f"unknown fleet.availability {config.fleet.availability!r}; give always, charging-at-night or trace:FILE"
     )
 
 
-def _night(seed: int, client: int, unmetered: bool) -> Habit:
+@cache
+def _telling(timeline: Timeline, conditions: Conditions, drains: bool) -> tuple[float, ...]:
+    """Those edges of a timeline that matter to such conditions, so that nobody looks at the others again and again. [s]"""
+
+    def told(moment: Moment) -> tuple[object, ...]:
+        works = moment.battery_frac > 0 and hold(conditions, moment)
+        return (works, moment.charging, works * moment.battery_frac) if drains else (works,)
+
+    sides = zip(timeline.edges_s, pairwise(map(told, timeline.moments)), strict=True)
+    return tuple(edge_s for edge_s, (before, after) in sides if before != after)
+
+
+@cache
+def _always(charging: bool, unmetered: bool) -> Habit:
+    moment = Moment(charging=charging, unmetered=unmetered)
+    return lambda _time_s: moment
+
+
+@dataclass(frozen=True, slots=True)
+class _Night:
     """There while it charges at night; in use until half an hour after it was plugged in; every night a little different.
 
     Plugged in at 22:30 give or take an hour, for 7.5 hours give or take one: devices are eligible mostly at night, and
@@ -148,61 +183,27 @@ def _night(seed: int, client: int, unmetered: bool) -> Habit:
     arXiv:1902.01046, section 9). The figures are an assumption.
     """
 
-    @cache
-    def plugged(day: int) -> tuple[float, float]:
-        rng = np.random.default_rng([seed, client, 0xDA1, day + 1])
-        begin_s = day * DAY_S + 22.5 * HOUR_S + rng.normal(0, HOUR_S)
-        return begin_s, begin_s + max(HOUR_S, 7.5 * HOUR_S + rng.normal(0, HOUR_S))
+    seed: int
+    client: int
+    unmetered: bool
 
-    def habit(time_s: float) -> Moment:
+    def __call__(self, time_s: float) -> Moment:
+        """How it is at a time."""
         time_s = time_s // STEP_S * STEP_S
         today = int(time_s // DAY_S)
         for day in (today - 1, today):
-            begin_s, end_s = plugged(day)
+            begin_s, end_s = _plugged(self.seed, self.client, day)
             if begin_s <= time_s < end_s:
                 level = min(1.0, 1.0 - _USE_FRAC + (time_s - begin_s) / _CHARGE_S)
-                return Moment(unmetered=unmetered, idle=time_s >= begin_s + HOUR_S / 2, battery_frac=level)
-        begin_s, end_s = plugged(today - 1)[1], plugged(today)[0]
+                return Moment(unmetered=self.unmetered, idle=time_s >= begin_s + HOUR_S / 2, battery_frac=level)
+        begin_s, end_s = _plugged(self.seed, self.client, today - 1)[1], _plugged(self.seed, self.client, today)[0]
         used = _USE_FRAC * min(1.0, max(0.0, (time_s - begin_s) / (end_s - begin_s)))
-        return Moment(here=False, charging=False, unmetered=unmetered, idle=False, battery_frac=1.0 - used)
-
-    return habit
+        return Moment(here=False, charging=False, unmetered=self.unmetered, idle=False, battery_frac=1.0 - used)
 
 
-@dataclass(frozen=True, slots=True)
-class _Spell:
-    from_s: float
-    to_s: float
-    moment: Moment
-
-
-def _traced(spells: Sequence[Sequence[_Spell]], client: int) -> tuple[Habit, tuple[float, ...]]:
-    mine = spells[client % len(spells)]
-    away = Moment(here=False, charging=False, unmetered=False, idle=False)
-
-    def habit(time_s: float) -> Moment:
-        return next((spell.moment for spell in mine if spell.from_s <= time_s < spell.to_s), away)
-
-    return habit, tuple(edge_s for spell in mine for edge_s in (spell.from_s, spell.to_s))
-
-
-@cache
-def _read_trace(path: str) -> tuple[tuple[_Spell, ...], ...]:
-    """Spells by client from columns client, from_s, to_s and, where given, charging, unmetered, idle, battery_frac."""
-    by_client: dict[str, list[_Spell]] = {}
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                says = {key: bool(float(row[key])) for key in ("charging", "unmetered", "idle") if row.get(key)}
-                moment = Moment(**says, battery_frac=float(row.get("battery_frac") or 1.0))
-                spell = _Spell(float(row["from_s"]), float(row["to_s"]), moment)
-                if not 0 <= spell.from_s < spell.to_s:
-                    raise ValueError(f"a spell from {spell.from_s:g} to {spell.to_s:g} s")
-                by_client.setdefault(row["client"], []).append(spell)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"cannot read the availability trace {path}: {error}; it needs columns client, from_s and to_s"
-        ) from None
-    if not by_client:
-        raise UsageError(f"the availability trace {path} has no row; give client, from_s and to_s")
-    return tuple(tuple(spells) for spells in by_client.values())
+@lru_cache(maxsize=4096)
+def _plugged(seed: int, client: int, day: int) -> tuple[float, float]:
+    """When a device is plugged in on a day, and until when. [s, s]"""
+    rng = np.random.default_rng([seed, client, 0xDA1, day + 1])
+    begin_s = day * DAY_S + 22.5 * HOUR_S + rng.normal(0, HOUR_S)
+    return begin_s, begin_s + max(HOUR_S, 7.5 * HOUR_S + rng.normal(0, HOUR_S))

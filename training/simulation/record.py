@@ -22,6 +22,7 @@ class Totals:
         lost: Updates lost on the way.
         interrupted: Local blocks cut off because a device was needed or left.
         rejects: Refused arrivals by reason.
+        diverged_in_a_row: Local blocks that ended in NaN or infinity since one did not.
         evaluated_version: The last version evaluated, -1 before the first.
         accuracy_frac: Its accuracy.
         loss: Its mean loss.
@@ -37,6 +38,7 @@ class Totals:
     lost: int = 0
     interrupted: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
+    diverged_in_a_row: int = 0
     evaluated_version: int = -1
     accuracy_frac: float = 0.0
     loss: float = 0.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from budjoule.energy.errors import BudgetExhausted
-from budjoule.training.clients.client import Client, spawn_rng
+from budjoule.training.clients.client import spawn_rng
 from budjoule.training.compression.frame import pack, unpack
 from budjoule.training.compression.residual import ErrorFeedback
 from budjoule.training.compression.update import Layout, Update, Vector
@@ -20,11 +20,14 @@ from budjoule.training.config.config import Config
 from budjoule.training.server.methods import METHODS
 from budjoule.training.server.server import Broadcast, Server
 from budjoule.training.simulation.blocks import Blocks, Task
-from budjoule.training.simulation.presence import STEP_S, Presence
+from budjoule.training.simulation.presence import Presence
 from budjoule.training.simulation.record import Record
+from budjoule.training.simulation.roster import Roster
 from budjoule.training.simulation.secure_cohort import SecureCohort
 from budjoule.training.task.shards import Shards
 
+DIVERGED = "divergence"  # why a run stopped: local training diverged, and nobody learns any more
+DIVERGED_BLOCKS = 100  # in a row, whoever trained them
 _LOSS, _FRAME = 2, 3  # purposes of random streams; blocks have 1
 
 
@@ -61,7 +64,7 @@ class Simulator:
         config: Config,
         *,
         server: Server,
-        clients: Sequence[Client],
+        clients: Roster,
         shards: Shards,
         blocks: Blocks,
         layout: Layout,
@@ -145,14 +148,12 @@ class Simulator:
         self.touched.add(client)
         self._take(client)
         size_bytes = len(model.frame) + subject.setup_down_bytes
-        if not self._may_work(client):  # its battery went down
-            self._push((self.now_s // STEP_S + 1) * STEP_S, "presence", client)
+        if not self._may_work(client):  # an event of this very moment, which is still to come, says so
             return False
         if not subject.can_take_part(self.now_s, size_bytes):
             state.retired = True
             return False
-        if state.shelved:
-            state.residual, state.shelved = self._shelf(client), False
+        self._unshelve(client)
         self._out.add(client)
         duration_s = subject.pay_download(self.now_s, size_bytes)
         self.record.downlink(size_bytes)
@@ -217,9 +218,14 @@ class Simulator:
         subject.state.local = self._blocks.result(self._task(client))
         subject.state.blocks += 1
         subject.state.unsent_blocks += 1
+        totals = self.record.totals
         if np.isfinite(subject.state.local).all():
+            totals.diverged_in_a_row = 0
             return True
+        totals.diverged_in_a_row += 1
         self.record.rejected(self.now_s, client, "local training diverged to NaN or infinity; the block is discarded")
+        if totals.diverged_in_a_row >= DIVERGED_BLOCKS:
+            self.stopped = DIVERGED
         return False
 
     def _task(self, client: int) -> Task:
@@ -282,7 +288,8 @@ class Simulator:
         self._note_send(event, lost=False)
         self._rest(client)
         if not self.server.receive(self, client, event.frame):
-            if subject.keeps_residual and subject.state.residual is not None:  # refused is not delivered
+            self._unshelve(client)
+            if subject.state.residual is not None:  # refused is not delivered
                 sent = unpack(event.frame, self._layout, max_bytes=len(event.frame)).values
                 subject.state.residual = subject.state.residual + sent
             self.server.give_up(self, client)
@@ -332,24 +339,36 @@ class Simulator:
             self._rest(client)
         elif not present and client in self._place:
             self._take(client)
-        if not self.clients[client].state.retired:
+        if not self.clients.retired(client):
             self._watch(client)
         self.server.wake(self)
 
     def _watch(self, client: int) -> None:
-        """Look again when a client's presence changes."""
-        if (change_s := self._presences[client].changes_s(self.now_s)) < math.inf:
+        """Look again when a client's presence may change."""
+        if (change_s := self._presences[client].turns_s(self.now_s)) < math.inf:
             self._push(change_s, "presence", client)
 
     def _may_work(self, client: int) -> bool:
         """Whether a client is there and its owner's conditions hold, its battery being drained by training too."""
-        presence, subject = self._presences[client], self.clients[client]
-        if presence.battery_j == math.inf:
-            return presence.may_work(self.now_s)
-        spent_j = subject.ledger.spent_j
-        if presence.habit(self.now_s).charging:
-            subject.state.charged_spent_j = spent_j
-        return presence.may_work(self.now_s, spent_j - subject.state.charged_spent_j)
+        return self._presences[client].may_work(self.now_s, self._drained_j(client))
+
+    def _drained_j(self, client: int) -> float:
+        """What training took from a client's battery since it was last on a charger. [J]"""
+        presence, subject = self._presences[client], self.clients.made.get(client)
+        if presence.battery_j == math.inf or subject is None:
+            return 0.0
+        state, spent_j = subject.state, subject.ledger.spent_j
+        times_s = self.now_s, math.nextafter(self.now_s, 0.0)  # on a charger now, or until this very moment
+        if state.charged_spent_j != spent_j and any(presence.habit(time_s).charging for time_s in times_s):
+            state.charged_spent_j = spent_j
+            self.touched.add(client)
+        return spent_j - state.charged_spent_j
+
+    def _unshelve(self, client: int) -> None:
+        """Take up a residual that was put away."""
+        state = self.clients[client].state
+        if state.shelved:
+            state.residual, state.shelved = self._shelf(client), False
 
     def _leave(self, client: int, *, discard: bool = False) -> None:
         """Leave without an update."""
@@ -375,7 +394,7 @@ class Simulator:
     def _rest(self, client: int) -> None:
         self.touched.add(client)
         self._out.discard(client)
-        if not self.clients[client].state.retired and self._may_work(client):
+        if not self.clients.retired(client) and self._may_work(client):
             self._place[client] = len(self.free)
             self.free.append(client)
 

@@ -15,6 +15,7 @@ from budjoule.training.clients.conditions import DAY_S, HOUR_S, Moment, hold
 from budjoule.training.config.config import load_config
 from budjoule.training.run import train
 from budjoule.training.simulation.presence import STEP_S, Presence, draw_presences
+from budjoule.training.simulation.timeline import timelines
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 
@@ -112,6 +113,85 @@ def test_a_trace_says_who_is_there(tmp_path: Path) -> None:
     assert not gated.may_work(300.0)
 
 
+def test_where_a_trace_does_not_say_the_link_and_the_mains_decide(tmp_path: Path) -> None:
+    silent, says = tmp_path / "silent.csv", tmp_path / "says.csv"
+    silent.write_text("client,from_s,to_s\na,0,100\n")
+    says.write_text("client,from_s,to_s,charging,unmetered\na,0,100,1,0\nb,0,100,0,1\nc,0,100,,\n")
+    for free in (True, False):
+        (heard, *_) = presences({"unmetered": True}, free=free, availability=f"trace:{silent}")
+        assert heard.may_work(0.0) is free
+        found = presences({"unmetered": True}, free=free, availability=f"trace:{says}")
+        assert [presence.may_work(0.0) for presence in found[:3]] == [False, True, free]
+    for battery, charged in (("none", True), ("9 J", False)):
+        found = presences({"charging": True}, availability=f"trace:{says}", battery=battery)
+        assert [presence.may_work(0.0) for presence in found[:3]] == [True, False, charged]
+
+
+SPELLS = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 9), st.sampled_from([0.0, 0.4, 0.9]), st.booleans()),
+    min_size=1,
+    max_size=9,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(spells=SPELLS, battery=st.sampled_from(["none", "50 J"]))
+def test_a_trace_is_as_its_first_spell_that_holds(
+    spells: list[tuple[int, int, float, bool]], battery: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("trace") / "trace.csv"
+    rows = [f"a,{at},{at + length},{int(charging)},{level}" for at, length, level, charging in spells]
+    path.write_text("client,from_s,to_s,charging,battery_frac\n" + "\n".join(rows))
+    (presence, *_) = presences({"battery_frac": 0.3}, availability=f"trace:{path}", battery=battery)
+
+    def first(time_s: float) -> tuple[float, bool]:
+        held = ((level, charging) for at, length, level, charging in spells if at <= time_s < at + length)
+        return next(held, (0.0, False))
+
+    quarters = [quarter / 4 for quarter in range(170)]
+    for time_s in quarters:
+        level, charging = first(time_s)
+        assert presence.may_work(time_s) == (level >= 0.3)
+        assert level < 0.3 or presence.habit(time_s).charging == charging
+    works = [first(time_s)[0] >= 0.3 for time_s in quarters]
+    changes = [at_s for at_s, before, after in zip(quarters[1:], works, works[1:], strict=False) if before != after]
+    assert [presence.changes_s(at_s) for at_s in quarters] == [
+        next((change_s for change_s in changes if change_s > at_s), float("inf")) for at_s in quarters
+    ]
+
+
+def test_edges_that_change_nothing_are_looked_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    rows = [f"a,{at},{at + 1},{at % 2},{at % 7 / 10 + 0.1}" for at in range(1000)]
+    path.write_text("client,from_s,to_s,charging,battery_frac\n" + "\n".join(rows))
+
+    def edges(conditions: dict[str, Any], **fleet: Any) -> int:
+        return len(presences(conditions, availability=f"trace:{path}", **fleet)[0].edges_s)
+
+    assert (edges({}), edges({"charging": True})) == (2, 1000)
+    assert edges({}, battery="1 kJ") == 1001
+
+
+def test_clients_join_evenly_over_the_arrival(small: dict[str, Any], tmp_path: Path) -> None:
+    config = load_config({"fleet": {"clients": 400, "arrival": "10 h"}})
+    fleet = draw_presences(config, [True] * 400)
+    there = [sum(presence.may_work(hour * HOUR_S) for presence in fleet) for hour in range(11)]
+    assert there == sorted(there)
+    assert there[0] == 0
+    assert 150 < there[5] < 250
+    assert there[10] == 400
+    arriving = {
+        "fleet": {**small["fleet"], "link": "wifi-pi", "arrival": "20 min"},
+        "schedule": {"policy": "every-block"},
+    }
+    train(small | arriving, output=tmp_path / "run")
+    joins_s = [presence.joins_s for presence in draw_presences(load_config(small | arriving), [True] * 6)]
+    firsts = {event["client"]: event["time_s"] for event in reversed(sent(tmp_path / "run"))}
+    assert len(firsts) == 6
+    assert all(joins_s[client] < time_s for client, time_s in firsts.items())
+    assert max(firsts.values()) > 10 * 60
+
+
 @pytest.mark.parametrize("text", ["", "client,from_s\n1,2\n", "client,from_s,to_s\n1,5,2\n"])
 def test_traces_that_say_nothing_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
@@ -123,6 +203,11 @@ def test_traces_that_say_nothing_are_refused(text: str, tmp_path: Path) -> None:
 def test_an_unknown_availability_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="charging-at-night"):
         presences(availability="sometimes")
+
+
+def sent(folder: Path) -> list[dict[str, Any]]:
+    events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return [event for event in events if event["event"] == "send"]
 
 
 def changing(small: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
@@ -142,11 +227,7 @@ def test_nobody_sends_while_away_and_what_ran_is_paid(small: dict[str, Any], tmp
     assert summary["interrupted"] > 0
     assert summary["overspent_clients"] == 0
     there = draw_presences(load_config(config), [False] * 6)
-    arrived = [
-        event
-        for event in map(json.loads, (tmp_path / method / "events.jsonl").read_text().splitlines())
-        if event["event"] == "send" and "lost" not in event
-    ]
+    arrived = [event for event in sent(tmp_path / method) if "lost" not in event]
     assert len(arrived) > 5
     assert all(there[event["client"]].may_work(event["time_s"]) for event in arrived)
 
@@ -169,3 +250,55 @@ def test_a_battery_runs_out_within_a_task_of_its_charge(seed: int, tmp_path_fact
     }
     summary = train(config, seed=seed, output=tmp_path_factory.mktemp("run")).summary
     assert all(60.0 <= row["spent_j"] < 60.0 + 30.0 for row in summary["by_client"])
+
+
+def test_a_block_that_is_cut_off_is_paid_for_as_long_as_it_ran(small: dict[str, Any], tmp_path: Path) -> None:
+    """Blocks that outlast every spell: none ends, and who is there twice as long pays twice as much."""
+    path = tmp_path / "trace.csv"
+    rows = [f"{client},{at},{at + stay}" for client, stay in (("a", 40), ("b", 20)) for at in range(0, 400, 100)]
+    path.write_text("client,from_s,to_s\n" + "\n".join(rows))
+    fleet = {"clients": 6, "availability": f"trace:{path}", "straggler_frac": 0.0, "energy_error_frac": 0.0}
+    free = {"schedule": {"slot": "none"}, "budget": {"energy": "none", "horizon": "100 h"}, "server": {"cohort": 6}}
+    endless = {"fleet": fleet, "training": {"local_steps": 10**6}, **free}
+    summary = train(endless, output=tmp_path / "run").summary
+    assert (summary["interrupted"], summary["sends"]) == (4 * 6, 0)
+    spent_j = [row["spent_by_cause_j"]["compute"] for row in summary["by_client"]]
+    assert spent_j[1] > 0.01
+    assert spent_j == pytest.approx([2 * spent_j[1], spent_j[1]] * 3, rel=0.05)
+
+
+CHARGING = {
+    "while it is away": "a,0,1000,0\na,1100,1200,1\na,1300,7200,0\n",
+    "while it is there": "a,0,1000,0\na,1000,1200,1\na,1200,7200,0\n",
+    "for a second that it has no other reason to look at": "a,0,70,0\na,70,71,1\na,71,7200,0\n",
+}
+
+
+@pytest.mark.parametrize("when", CHARGING)
+def test_a_charger_fills_the_battery_again(when: str, tmp_path: Path, run_bits: Bits) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("client,from_s,to_s,charging\n" + CHARGING[when])
+    config = {
+        "fleet": {
+            "clients": 3,
+            "straggler_frac": 0.0,
+            "link": "lte-2012",
+            "battery": "60 J",
+            "availability": f"trace:{path}",
+        },
+        "budget": {"energy": "none", "horizon": "2 h"},
+        "training": {"local_steps": 2, "batch_size": 4},
+        "schedule": {"policy": "every-block", "slot": "30 s"},
+        "server": {"cohort": 3, "buffer_size": 2},
+        "stop": {"target_accuracy_frac": "none", "duration": "none", "rounds": 100_000},
+    }
+    summary, _ = run_bits(config, output=tmp_path / "run")
+    path.write_text("client,from_s,to_s,charging\na,0,7200,0\n")
+    timelines.cache_clear()
+    never, _ = run_bits(config)
+    charger_s = next(float(row.split(",")[1]) for row in CHARGING[when].splitlines() if row.endswith("1"))
+    for row, without in zip(summary["by_client"], never["by_client"], strict=True):
+        assert 60.0 <= without["spent_j"] < 60.0 + 30.0
+        times_s = [event["time_s"] for event in sent(tmp_path / "run") if event["client"] == row["client"]]
+        assert max(times_s) > charger_s + 40.0
+        assert row["spent_j"] > without["spent_j"] + 30.0
