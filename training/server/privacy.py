@@ -71,12 +71,12 @@ def plan_privacy(config: "Config") -> Privacy | None:
 
 
 def _covers_timing(config: "Config") -> bool:
-    """Whether neither the decision to send nor how long a send takes depends on the update."""
+    """Whether neither the decision to send nor how long a send takes depends on the update.
+
+    Levels whose values depend on it, of `topk`, have frames whose size does as well.
+    """
     levels = parse_levels(config.update.compress)
-    chosen_by_value = len(levels) > 1 and levels[0].selection != "randomk"
-    return (
-        config.schedule.policy != "norm-threshold" and not chosen_by_value and all(level.fixed_size for level in levels)
-    )
+    return config.schedule.policy != "norm-threshold" and all(level.fixed_size for level in levels)
 
 
 def noise_multiplier(epsilon: float, delta: float, participations: int) -> float:

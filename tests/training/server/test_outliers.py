@@ -122,6 +122,7 @@ def test_a_version_that_no_one_could_train_from_is_refused_and_the_one_before_st
     for client in SIX:
         assert say(server, engine, client)
     assert server.state.version == 6
+    assert not say(server, engine, 0, 1e6)  # what was refused is not what is usual
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedavg-deadline"])
