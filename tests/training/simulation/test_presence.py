@@ -15,7 +15,6 @@ from budjoule.training.clients.conditions import DAY_S, HOUR_S, Moment, hold
 from budjoule.training.config.config import load_config
 from budjoule.training.run import train
 from budjoule.training.simulation.presence import STEP_S, Presence, draw_presences
-from budjoule.training.simulation.timeline import timelines
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 
@@ -267,6 +266,23 @@ def test_a_block_that_is_cut_off_is_paid_for_as_long_as_it_ran(small: dict[str, 
     assert spent_j == pytest.approx([2 * spent_j[1], spent_j[1]] * 3, rel=0.05)
 
 
+DRAINING = {
+    "fleet": {"clients": 3, "straggler_frac": 0.0, "link": "lte-2012", "battery": "60 J"},
+    "budget": {"energy": "none", "horizon": "2 h"},
+    "training": {"local_steps": 2, "batch_size": 4},
+    "schedule": {"policy": "every-block", "slot": "30 s"},
+    "server": {"cohort": 3, "buffer_size": 2},
+    "stop": {"target_accuracy_frac": "none", "duration": "none", "rounds": 100_000},
+}
+
+
+def drain(folder: Path, spells: str) -> dict[str, Any]:
+    """The summary of a run whose clients are all charged as these rows say."""
+    path = folder.with_suffix(".csv")
+    path.write_text(f"client,from_s,to_s,charging\n{spells}")
+    return dict(train(DRAINING, output=folder, overrides=[{"fleet": {"availability": f"trace:{path}"}}]).summary)
+
+
 CHARGING = {
     "while it is away": "a,0,1000,0\na,1100,1200,1\na,1300,7200,0\n",
     "while it is there": "a,0,1000,0\na,1000,1200,1\na,1200,7200,0\n",
@@ -275,30 +291,21 @@ CHARGING = {
 
 
 @pytest.mark.parametrize("when", CHARGING)
-def test_a_charger_fills_the_battery_again(when: str, tmp_path: Path, run_bits: Bits) -> None:
-    path = tmp_path / "trace.csv"
-    path.write_text("client,from_s,to_s,charging\n" + CHARGING[when])
-    config = {
-        "fleet": {
-            "clients": 3,
-            "straggler_frac": 0.0,
-            "link": "lte-2012",
-            "battery": "60 J",
-            "availability": f"trace:{path}",
-        },
-        "budget": {"energy": "none", "horizon": "2 h"},
-        "training": {"local_steps": 2, "batch_size": 4},
-        "schedule": {"policy": "every-block", "slot": "30 s"},
-        "server": {"cohort": 3, "buffer_size": 2},
-        "stop": {"target_accuracy_frac": "none", "duration": "none", "rounds": 100_000},
-    }
-    summary, _ = run_bits(config, output=tmp_path / "run")
-    path.write_text("client,from_s,to_s,charging\na,0,7200,0\n")
-    timelines.cache_clear()
-    never, _ = run_bits(config)
+def test_a_charger_fills_the_battery_again(when: str, tmp_path: Path) -> None:
+    charged, never = drain(tmp_path / "charged", CHARGING[when]), drain(tmp_path / "never", "a,0,7200,0\n")
     charger_s = next(float(row.split(",")[1]) for row in CHARGING[when].splitlines() if row.endswith("1"))
-    for row, without in zip(summary["by_client"], never["by_client"], strict=True):
+    for row, without in zip(charged["by_client"], never["by_client"], strict=True):
         assert 60.0 <= without["spent_j"] < 60.0 + 30.0
-        times_s = [event["time_s"] for event in sent(tmp_path / "run") if event["client"] == row["client"]]
+        times_s = [event["time_s"] for event in sent(tmp_path / "charged") if event["client"] == row["client"]]
         assert max(times_s) > charger_s + 40.0
         assert row["spent_j"] > without["spent_j"] + 30.0
+
+
+def test_what_is_spent_on_a_charger_drains_nothing(tmp_path: Path) -> None:
+    """Unplugged while its first frame is on the way, a client has as much left for all others as it had for all."""
+    never = drain(tmp_path / "never", "a,0,7200,0\n")
+    first = min(sent(tmp_path / "never"), key=lambda event: event["time_s"])
+    unplugged_s = first["time_s"] - 1e-6
+    charged = drain(tmp_path / "charged", f"a,0,{unplugged_s},1\na,{unplugged_s},7200,0\n")
+    rows = [summary["by_client"][first["client"]] for summary in (charged, never)]
+    assert rows[0]["spent_j"] > rows[1]["spent_j"] + 0.9 * first["energy_j"]
