@@ -159,9 +159,12 @@ def _run(
         checkpoint.save(simulator)
         summary = {"schema": SUMMARY_SCHEMA, **parts.summary(simulator)}
         parts.save_model(simulator, folder / "model.pt")
-    text = io.StringIO()  # a large fleet's rows, piece by piece: all pieces at once take several times the text
-    json.dump(summary, text, indent=2, allow_nan=False)
-    write_atomic(folder / "summary.json", text.getvalue() + "\n")
+    raw = io.BytesIO()  # a large fleet's rows, piece by piece: all pieces at once take several times the text
+    with io.TextIOWrapper(raw, "utf-8") as text:
+        json.dump(summary, text, indent=2, allow_nan=False)
+        text.write("\n")
+        text.flush()
+        write_atomic(folder / "summary.json", raw.getvalue())
     if simulator.stopped == DIVERGED:
         raise RunError(
             f"local training diverged: {DIVERGED_BLOCKS} blocks in a row ended in NaN or infinity, after "

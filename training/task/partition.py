@@ -81,13 +81,15 @@ def _dirichlet(
 
     Source: Yurochkin et al., Bayesian nonparametric federated learning, ICML 2019, arXiv:1905.12022.
     """
-    held: list[list[Indices]] = [[] for _ in range(clients)]
+    dealt, owners = [], []
     for label in np.unique(labels):
         of_class = rng.permutation(np.flatnonzero(labels == label))
         cuts = np.round(np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1] * of_class.size).astype(np.int64)
-        for client, piece in enumerate(np.split(of_class, cuts)):
-            held[client].append(piece)
-    return [np.concatenate(pieces) for pieces in held]
+        dealt.append(of_class)
+        owners.append(np.repeat(np.arange(clients), np.diff(cuts, prepend=0, append=of_class.size)))
+    owner = np.concatenate(owners)
+    by_owner = np.concatenate(dealt)[np.argsort(owner, kind="stable")]
+    return list(np.split(by_owner, np.cumsum(np.bincount(owner, minlength=clients))[:-1]))
 
 
 def _shard(
