@@ -167,7 +167,14 @@ class Parts:
             deadline_s = 2 * statistics.median(tasks_s) + self.terms.slot_s
         return Simulator(
             config,
-            server=Server(config, self.bench.layout, self.initial, deadline_s=deadline_s, noise_seed=config.seed),
+            server=Server(
+                config,
+                self.bench.layout,
+                self.initial,
+                deadline_s=deadline_s,
+                noise_seed=config.seed,
+                holdings=self.shards.size,
+            ),
             clients=Roster(len(self.members), make),
             shards=self.shards,
             blocks=blocks,
