@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from budjoule.training.compression.update import Update
 from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.run import train
 from budjoule.training.simulation.simulator import Simulator
@@ -63,3 +64,16 @@ def test_a_client_that_was_never_invited_has_its_ledger(small: dict[str, Any], t
     (idle, *_) = (row for row in rows if not row["spent_j"])
     with Ledger.open(tmp_path / "run" / "ledger.db", account=f"client-{idle['client']}") as ledger:
         assert (ledger.budget_j, ledger.remaining_j) == (100.0, 100.0)
+
+
+def test_the_server_knows_what_a_client_holds(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boastful(examples: int, **said: Any) -> Update:
+        return Update(examples=examples + 1, **said)
+
+    monkeypatch.setattr("budjoule.training.simulation.simulator.Update", boastful)
+    summary = train(small, output=tmp_path / "run").summary
+    assert summary["rounds"] == 0
+    assert sum(summary["rejects"].values()) == summary["sends"] - summary["lost"] > 0
+    assert all(reason.startswith("examples") for reason in summary["rejects"])
