@@ -92,18 +92,21 @@ def permission_fix(root: "str | Path") -> tuple[str, str]:
 
 
 def thermal_design_power_w(root: "str | Path | None" = None) -> float | None:
-    """Long-term power limit of all packages together, which anyone may read where the counters are root's. [W]"""
+    """What all packages together may draw for long, which anyone may read where the counters are root's. [W]
+
+    Of each the lower of what it is made for and what it is set to: a thin laptop's runs below its rating, and one that is
+    set to no limit at all is still not made for it.
+    """
     total_w = 0.0
     seen: set[str] = set()
     for zone in find_zones(root or sysfs_path()):
         if _PACKAGE.fullmatch(zone.name) and zone.name not in seen:
-            microwatts = read_number(f"{zone.path}/constraint_0_max_power_uw") or read_number(
-                f"{zone.path}/constraint_0_power_limit_uw"
-            )
-            if not microwatts or not 1e6 <= microwatts <= LIMIT_W * 1e6:
+            told = (read_number(f"{zone.path}/constraint_0_{name}_uw") for name in ("max_power", "power_limit"))
+            limits_w = [microwatts * 1e-6 for microwatts in told if microwatts and 1e6 <= microwatts <= LIMIT_W * 1e6]
+            if not limits_w:
                 return None
             seen.add(zone.name)
-            total_w += microwatts * 1e-6
+            total_w += min(limits_w)
     return total_w or None
 
 

@@ -246,6 +246,20 @@ def test_rapl_thermal_design_power_is_readable_without_the_counters(tree: Any) -
     assert thermal_design_power_w(tree.root) == pytest.approx(170.0)
 
 
+@pytest.mark.parametrize(
+    ("made_for_w", "set_to_w", "told_w"),
+    [(28, 15, 15), (65, 4095, 65), (28, 45, 28), (None, 15, 15), (0, 15, 15), (None, 4095, None)],
+)
+def test_rapl_long_limit_is_the_lower_of_rating_and_setting(
+    tree: Any, made_for_w: float | None, set_to_w: float, told_w: float | None
+) -> None:
+    folder = tree.zone("intel-rapl:0", "package-0", 0)
+    for name, limit_w in (("max_power", made_for_w), ("power_limit", set_to_w)):
+        if limit_w is not None:
+            (folder / f"constraint_0_{name}_uw").write_text(f"{limit_w * 1_000_000}\n")
+    assert thermal_design_power_w(tree.root) == told_w
+
+
 @pytest.mark.parametrize("text", ["", "nonsense\n", "-\n"])
 def test_rapl_counter_that_holds_no_number_is_left_out(tree: Any, text: str) -> None:
     tree.zone("intel-rapl:0", "package-0", 0)
