@@ -63,3 +63,11 @@ def test_readme_python_names_exist() -> None:
 
     for name in re.findall(r"\bbj\.(\w+)", README):
         assert name in dir(budjoule)
+
+
+def test_table_of_the_fleet_benchmark_is_what_its_rows_give() -> None:
+    benchmarks = ROOT / "tests" / "benchmarks"
+    command = [sys.executable, str(benchmarks / "fleet.py"), "table"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (benchmarks / "results" / "fleet.md").read_text(encoding="utf-8")
