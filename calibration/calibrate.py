@@ -121,8 +121,7 @@ def calibrate(
     if unlimited and not any(o.energy_j for o in fitted):
         profile = _unthrottled(profile, list(observations.values()))
     validation = [_validated(b.name, observations[b.name], profile) for b in suite if b.held_out]
-    processes = target.board.processes() if target.board else None
-    notes = notes_on(readings, machine, validation, processes=processes, load_known=load_model is not None)
+    notes = notes_on(readings, machine, validation, processes=target.processes(), load_known=load_model is not None)
     added = _provenance(target, machine, readings, validation, notes)
     return Calibration(
         profile=replace(_widened(profile, validation), provenance={**profile.provenance, **added}),

@@ -44,6 +44,10 @@ class Target:
     synchronize: Callable[[], object] | None = None
     board: Board | None = None
 
+    def processes(self) -> int | None:
+        """How many processes compute on a GPU; None for a processor, or where unknown."""
+        return self.board.processes() if self.board else None
+
     def read(self, prepared: Prepared, limit_s: float) -> Reading:
         """Read a microbenchmark for real.
 

@@ -4,6 +4,7 @@
 model; a killed run goes on with `resume` and ends in the same bits.
 """
 
+import codecs
 import io
 import json
 import os
@@ -160,11 +161,8 @@ def _run(
         summary = {"schema": SUMMARY_SCHEMA, **parts.summary(simulator)}
         parts.save_model(simulator, folder / "model.pt")
     raw = io.BytesIO()  # a large fleet's rows, piece by piece: all pieces at once take several times the text
-    with io.TextIOWrapper(raw, "utf-8") as text:
-        json.dump(summary, text, indent=2, allow_nan=False)
-        text.write("\n")
-        text.flush()
-        write_atomic(folder / "summary.json", raw.getvalue())
+    json.dump(summary, codecs.getwriter("utf-8")(raw), indent=2, allow_nan=False)
+    write_atomic(folder / "summary.json", raw.getvalue() + b"\n")
     if simulator.stopped == DIVERGED:
         raise RunError(
             f"local training diverged: {DIVERGED_BLOCKS} blocks in a row ended in NaN or infinity, after "

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.meter import Domain
-from budjoule.energy.meters.sysfs import Attribute, Opener, read_number, read_text, sysfs_root
+from budjoule.energy.meters.sysfs import Attribute, Opener, product, read_number, read_text, sysfs_root
 
 _MICRO, _MILLI = 1e-6, 1e-3
 _HOUR_S = 3600.0
@@ -56,13 +56,10 @@ class _Gauge(NamedTuple):
 
     def read(self) -> float | None:
         """Joules drawn, from an arbitrary zero, or watts."""
-        product = self.factor
-        for file in self.files:
-            value = file.read()
-            if value is None:
-                return None
-            product *= value
-        return -product if self.kind == "energy" else abs(product)
+        value = product(self.files)
+        if value is None:
+            return None
+        return -self.factor * value if self.kind == "energy" else abs(self.factor * value)
 
 
 class BatteryMeter:

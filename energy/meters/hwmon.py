@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from budjoule.energy.errors import MeterError
 from budjoule.energy.meters.meter import Domain
-from budjoule.energy.meters.sysfs import Attribute, Opener, read_text, sysfs_root
+from budjoule.energy.meters.sysfs import Attribute, Opener, product, read_text, sysfs_root
 
 # Chips whose rails feed the machine; others (amdgpu, power supplies, cells of a battery) measure something else.
 _CHIPS = re.compile(r"ina\d.*|power_meter")
@@ -45,13 +45,7 @@ class _Rail(NamedTuple):
     files: tuple[Attribute, ...]
 
     def read(self) -> float | None:
-        power_w = 1.0
-        for file in self.files:
-            value = file.read()
-            if value is None:
-                return None
-            power_w *= value
-        return power_w
+        return product(self.files)
 
 
 class HwmonMeter:

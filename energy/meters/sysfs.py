@@ -3,9 +3,10 @@
 Where a window's first reading passes, paths are strings: `pathlib` takes as long to import as all the rest of a start.
 """
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -103,3 +104,10 @@ class Attribute:
             os.close(self._fd)
             self._fd = -1
             self._text = b""
+
+
+def product(files: Iterable[Attribute]) -> float | None:
+    """What several files say, multiplied, such as volts and amperes; None if one of them says nothing."""
+    values = [file.read() for file in files]
+    known = [value for value in values if value is not None]
+    return math.prod(known) if len(known) == len(values) else None

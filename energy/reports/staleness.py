@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, quantiles
 
 from budjoule.energy.reports.curves import Point, with_lines
 from budjoule.energy.reports.plot import Bar, BarChart, Chart, Segment, axis, band
@@ -144,15 +144,8 @@ def _spans(run: Run) -> list[tuple[float, float, float, float]]:
     edges = [len(ages) * index // count for index in range(count + 1)]
     spans = []
     for start, end in pairwise(edges):
-        if some := ages[start:end]:
-            ranked = sorted(age for _, age in some)
-            middle_s = fmean(time_s for time_s, _ in some)
-            spans.append((middle_s, fmean(ranked), _quantile(ranked, 0.1), _quantile(ranked, 0.9)))
+        if some := [age for _, age in ages[start:end]]:
+            middle_s = fmean(time_s for time_s, _ in ages[start:end])
+            tenths = quantiles(some, n=10, method="inclusive") if len(some) > 1 else some
+            spans.append((middle_s, fmean(some), tenths[0], tenths[-1]))
     return spans
-
-
-def _quantile(ranked: Sequence[float], share: float) -> float:
-    """Between the two values around that share of the way."""
-    at = share * (len(ranked) - 1)
-    low, high = ranked[math.floor(at)], ranked[math.ceil(at)]
-    return low + (at - math.floor(at)) * (high - low)

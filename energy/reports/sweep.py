@@ -127,7 +127,7 @@ def sweep_page(
     return render(
         "sweep.html.j2",
         kind="Energy sweep",
-        title=title(sweep).replace("  ", ", "),  # HTML would show two blanks as one
+        title=title(sweep),
         lead=" ".join(f"{line}." for line in lead or [best_lines(sweep, device)[0] for device in sweep.devices]),
         chart=chart(sweep),
         devices=[
@@ -205,7 +205,7 @@ def title(sweep: Sweep) -> str:
     kind = f"{work.mode} with {work.optimizer}" if work.optimizer else work.mode
     where = f" on {sweep.devices[0]}" if len(sweep.devices) == 1 else ""
     axes = " and ".join(AXIS_WORDS[name] for name in sweep.axes)
-    return clean(f"{work.model}{where}  {kind}, {work.precision}, one {_noun(sweep)}, by {axes}")
+    return clean(f"{work.model}{where}, {kind}, {work.precision}, one {_noun(sweep)}, by {axes}")
 
 
 def columns(sweep: Sweep, budget: Budget | None, *, brief: bool = False) -> Mapping[str, Callable[[Point], str]]:

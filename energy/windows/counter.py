@@ -115,9 +115,7 @@ class Counter:
             if reading <= range_j and reading - last + range_j <= most_j + slack_j:
                 return reading - last + range_j
         self.resets += 1
-        if (
-            reading < 0
-        ):  # a store's level below an arbitrary zero: it was charged, or what was counted before was too much
+        if reading < 0:  # a store's level: it was charged, or what was counted before was too much
             self.over_j += last - reading
         return min(max(0.0, reading), most_j + slack_j)
 

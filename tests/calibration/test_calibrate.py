@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,13 @@ def _traced_once() -> Iterator[None]:
 
 
 Change = Callable[[Prepared, Reading], Reading]
+
+
+def held_out_steps(made: Calibration) -> Iterator[tuple[dict[str, Any], bj.Estimate]]:
+    """Each held-out step's row beside what the profile estimates for it."""
+    for row in made.validation:
+        benchmark = next(b for b in SUITE if b.name == row["name"])
+        yield row, bj.estimate(*benchmark.build(2), device=made.profile, mode="training", optimizer="sgd")
 
 
 def simulated(
@@ -148,9 +156,7 @@ def test_what_is_held_out_is_not_fitted(truth: DeviceProfile, time_only: Calibra
     assert made.profile.residual_time > 1.0  # and what was missed widens the interval
     assert any("held-out training steps are wrong by -80 % and -80 %" in note for note in made.notes)
     assert not any("held-out" in note for note in time_only.notes)
-    for row in made.validation:
-        benchmark = next(b for b in SUITE if b.name == row["name"])
-        e = bj.estimate(*benchmark.build(2), device=made.profile, mode="training", optimizer="sgd")
+    for row, e in held_out_steps(made):
         assert e.duration_low_s < row["duration_s"] < e.duration_high_s
 
 
@@ -190,9 +196,7 @@ def test_a_fit_that_the_held_out_steps_refute_says_so(truth: DeviceProfile, with
     assert (with_energy.spoilt, made.spoilt) == (False, True)
     assert any("the joules of the held-out training steps are wrong by -80 % and -80 %" in note for note in made.notes)
     assert not any("the times of the held-out" in note for note in made.notes)
-    for row in made.validation:
-        benchmark = next(b for b in SUITE if b.name == row["name"])
-        e = bj.estimate(*benchmark.build(2), device=made.profile, mode="training", optimizer="sgd")
+    for row, e in held_out_steps(made):
         assert e.energy_low_j < row["energy_j"] < e.energy_high_j
 
 

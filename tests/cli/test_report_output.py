@@ -52,12 +52,16 @@ def test_output_is_checked_where_it_will_be_written(tmp_path: Path) -> None:
 
 
 def test_a_note_that_nobody_can_read_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
     class Full(io.StringIO):
         def write(self, text: str) -> int:
+            tried.append(text)
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stderr", Full())
     note("1 J so far")
+    assert tried == ["1 J so far"]
 
 
 def test_notes_stay_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ A method changes the server alone: when it aggregates (in rounds, or whenever a 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,7 @@ ROUNDING = 1e-9  # relative error of sums of squares, generously
 GAP_CAP = 16.0  # slots; a client that was silent for longer gains no more weight
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Arrival:
     """An update that the server holds.
 
@@ -34,6 +35,12 @@ class Arrival:
     staleness: int
     gap_slots: float
     values: Vector
+
+    @cached_property
+    def norm(self) -> float:
+        """Length of the delta, in double precision, which no float32 overflows."""
+        wide = self.values.astype(np.float64)
+        return float(np.sqrt(wide @ wide))
 
 
 Weigh = Callable[[Sequence[Arrival]], Weights]

@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from budjoule.energy.errors import PayloadError
-from budjoule.training.compression.update import Vector
 from budjoule.training.server.methods import METHODS, Arrival, by_examples
 
 if TYPE_CHECKING:
@@ -125,7 +122,7 @@ class Outliers:
         self._claims.restore(numbers["claims"])
 
     def _norm(self, arrival: Arrival) -> float:
-        return norm_of(arrival.values) if self._norms.factor < math.inf else 0.0
+        return arrival.norm if self._norms.factor < math.inf else 0.0
 
 
 def plan_outliers(config: "Config", *, holdings_known: bool) -> Outliers:
@@ -142,9 +139,3 @@ def plan_outliers(config: "Config", *, holdings_known: bool) -> Outliers:
         norm_factor=math.inf if math.isfinite(config.privacy.clip) else factor,
         claim_factor=factor**2 if claims_weigh and not holdings_known else math.inf,
     )
-
-
-def norm_of(values: Vector) -> float:
-    """Length of a vector, in double precision, which no float32 overflows."""
-    wide = values.astype(np.float64)
-    return float(np.sqrt(wide @ wide))
