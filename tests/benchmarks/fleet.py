@@ -20,8 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fleet_cells import CELLS, METHODS, SEEDS, Job, jobs, tuning_jobs
-from fleet_tables import print_grid, print_tables
+from fleet_cells import CELLS, METHODS, SEEDS, Job, jobs
+from fleet_tables import print_tables
+from fleet_tuning import print_grid, tuning_jobs
 
 import budjoule as bj
 

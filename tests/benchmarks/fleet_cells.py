@@ -1,4 +1,4 @@
-"""What the fleet benchmark runs: the cells, the methods and ablations with their tuned settings, and the tuning grid.
+"""What the fleet benchmark runs: the cells, and the methods and ablations with their tuned settings.
 
 A run is long enough that its curve covers what it is compared on: `TASKS` local tasks in rounds, and twice as many without
 them, which still take a fraction of the time. Methods are compared at equal accuracy, joules or bytes, never at equal tasks.
@@ -16,8 +16,7 @@ from budjoule.training.config.config import load_config
 from budjoule.training.config.config_keys import KEYS
 
 SEEDS = (0, 1, 2, 3, 4)
-TUNING_SEED = 100
-TASKS, TUNING_TASKS = 2500, 1000
+TASKS = 2500
 WITHOUT_ROUNDS = 2  # times as many
 TARGETS = {"dirichlet:0.1": (0.70, 0.76), "dirichlet:0.5": (0.76, 0.80), "iid": (0.76, 0.80)}
 IN_FLIGHT = 100  # of the methods without rounds
@@ -75,7 +74,7 @@ def _cells() -> dict[str, list[Document]]:
     }
 
 
-# A method: its preset, and what was tuned on the tuning seed (see `fleet.py grid`).
+# A method: its preset, and what was tuned on other seeds (`fleet_tuning.py`).
 _OURS: Document = {"preset": "budjoule", "server": {"buffer_size": 10}, "training": {"learning_rate": 0.2}}
 METHODS: dict[str, Document] = {
     "fedavg": {"preset": "fedavg", "server": {"cohort": 40}, "training": {"learning_rate": 0.2}},
@@ -118,59 +117,6 @@ METHODS: dict[str, Document] = {
     },
 }
 
-_GRID: dict[str, list[Document]] = {
-    "fedavg": [
-        *({"server": {"cohort": cohort}, "training": {"learning_rate": 0.1}} for cohort in (10, 20, 40)),
-        *({"server": {"cohort": 20}, "training": {"learning_rate": rate}} for rate in (0.05, 0.2)),
-        *({"server": {"cohort": cohort}, "training": {"learning_rate": 0.2}} for cohort in (10, 40)),
-    ],
-    "fedavg-deadline": [
-        *({"server": {"cohort": cohort}, "training": {"learning_rate": 0.1}} for cohort in (20, 40)),
-        *(
-            {"server": {"cohort": 40, "deadline": deadline}, "training": {"learning_rate": 0.1}}
-            for deadline in ("12 s", "24 s")
-        ),
-        {"server": {"cohort": 40, "deadline": "24 s"}, "training": {"learning_rate": 0.2}},
-    ],
-    "ftte-style": [
-        {"server": {"buffer_size": 20, "learning_rate": rate}, "training": {"learning_rate": 0.1}}
-        for rate in (0.3, 1.0)
-    ]
-    + [
-        {
-            "server": {"buffer_size": 20, "learning_rate": server},
-            "training": {"learning_rate": rate, "memory": "70 %"},
-        }
-        for server, rate in ((0.3, 0.1), (1.0, 0.1), (0.3, 0.2), (0.2, 0.2))
-    ],
-    "budjoule": [
-        *({"server": {"buffer_size": 10}, "training": {"learning_rate": rate}} for rate in (0.15, 0.2, 0.3)),
-        *(
-            {"server": {"buffer_size": 10, "damping": False}, "training": {"learning_rate": rate}}
-            for rate in (0.1, 0.15, 0.2)
-        ),
-        {"server": {"buffer_size": 20}, "training": {"learning_rate": 0.3}},
-        {"server": {"buffer_size": 10}, "training": {"learning_rate": 0.2, "learning_rate_decay": 0.999}},
-    ],
-    "fedbuff": [
-        *(
-            {"server": {"buffer_size": size, "learning_rate": rate}, "training": {"learning_rate": 0.1}}
-            for size, rate in ((10, 0.1), (10, 0.3), (20, 0.3), (20, 1.0), (50, 1.0))
-        ),
-        *(
-            {"server": {"buffer_size": size, "learning_rate": server}, "training": {"learning_rate": rate}}
-            for size, server, rate in (
-                (10, 0.3, 0.05),
-                (10, 0.3, 0.2),
-                (10, 0.2, 0.1),
-                (10, 0.2, 0.2),
-                (50, 1.0, 0.05),
-                (50, 0.5, 0.1),
-            )
-        ),
-    ],
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -207,7 +153,7 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _job(cell: Document, method: str, settings: Document, *, seed: int, tasks: int, command: str) -> Job:
+def job(cell: Document, method: str, settings: Document, *, seed: int, tasks: int, command: str) -> Job:
     """The run of a method in a cell; the versions are as many as the tasks make."""
     document = over(over(WORLD, cell), settings)
     server = document.setdefault("server", {})
@@ -235,18 +181,7 @@ def jobs(groups: list[str], methods: list[str], seeds: tuple[int, ...]) -> Itera
             for cell in CELLS[group]:
                 for method in methods:
                     command = f"run --cells {group} --methods '{method}'"
-                    yield _job(cell, method, METHODS[method], seed=seed, tasks=TASKS, command=command)
-
-
-def tuning_jobs() -> Iterator[Job]:
-    """The tuning grid, in the first of the main cells and on another seed."""
-    for method, rows in _GRID.items():
-        for settings in rows:
-            chosen = {"preset": METHODS[method]["preset"], **settings}
-            tasks = TUNING_TASKS // (
-                WITHOUT_ROUNDS if method in ("fedbuff", "ftte-style") else 1
-            )  # as many as in rounds
-            yield _job(CELLS["main"][0], method, chosen, seed=TUNING_SEED, tasks=tasks, command="tune")
+                    yield job(cell, method, METHODS[method], seed=seed, tasks=TASKS, command=command)
 
 
 CELLS = _cells()

@@ -55,7 +55,7 @@ def print_grid_cells(rows: list[Row], method: str) -> None:
             absent += 1
             continue
         ours, theirs = found[method], found["fedbuff"]
-        target = _targets(cell)[0]
+        target = targets(cell)[0]
         both = [[reached(row, target, column) for row in (ours, theirs)] for column in (TIME, JOULES)]
         if all(mine is not None and (other is None or mine < other) for mine, other in both):
             ahead += 1
@@ -74,16 +74,16 @@ def print_grid_cells(rows: list[Row], method: str) -> None:
 
 def print_cell(cell: str, rows: list[Row]) -> None:
     """What each method reached in a cell, as means over its seeds; a time to a target needs all of them to have reached it."""
-    first, second = _targets(cell)
+    first, second = targets(cell)
     joules = min(row["spent_j"] for row in rows)
     traffic = min(row["uplink_bytes"] + row["downlink_bytes"] for row in rows)
     columns: dict[str, Callable[[list[Row]], str]] = {
         "seeds": lambda group: f"{len(group)} of {len(SEEDS)}",
-        f"s to {first:.0%}": lambda group: _mean(_reached(group, first, TIME)),
-        f"s to {second:.0%}": lambda group: _mean(_reached(group, second, TIME)),
-        f"J to {first:.0%}": lambda group: _mean(_reached(group, first, JOULES)),
+        f"s to {first:.0%}": lambda group: mean(_reached(group, first, TIME)),
+        f"s to {second:.0%}": lambda group: mean(_reached(group, second, TIME)),
+        f"J to {first:.0%}": lambda group: mean(_reached(group, first, JOULES)),
         f"MB up / down to {first:.0%}": lambda group: " / ".join(
-            _mean(_reached(group, first, column), 1e6, 1) for column in (UP, DOWN)
+            mean(_reached(group, first, column), 1e6, 1) for column in (UP, DOWN)
         ),
         "accuracy at the end": lambda group: _spread([row["accuracy_frac"] for row in group]),
         f"best by {joules:.0f} J": lambda group: _spread([accuracy_at(row, joules, (JOULES,)) for row in group]),
@@ -91,10 +91,10 @@ def print_cell(cell: str, rows: list[Row]) -> None:
             [accuracy_at(row, traffic, (UP, DOWN)) for row in group]
         ),
         "worst decile": lambda group: _spread([row["worst_decile_accuracy_frac"] for row in group]),
-        "clients heard": lambda group: _mean([row["participating_clients"] for row in group]),
-        "peak kB": lambda group: _mean([row["peak_memory_bytes"] for row in group], 1e3),
+        "clients heard": lambda group: mean([row["participating_clients"] for row in group]),
+        "peak kB": lambda group: mean([row["peak_memory_bytes"] for row in group], 1e3),
         "J compute / up / down / idle": lambda group: " / ".join(
-            _mean([row["spent_by_cause_j"][cause] for row in group])
+            mean([row["spent_by_cause_j"][cause] for row in group])
             for cause in ("compute", "uplink", "downlink", "idle")
         ),
     }
@@ -105,17 +105,7 @@ def print_cell(cell: str, rows: list[Row]) -> None:
             print(f"| {method} | {' | '.join(column(group) for column in columns.values())} |")
 
 
-def print_grid(rows: list[Row]) -> None:
-    """What each setting of the tuning grid reached."""
-    print("| method | settings | s to target 1 | s to target 2 | accuracy at the end |\n|---|---|---|---|---|")
-    for row in sorted(rows, key=lambda row: str(row["method"])):
-        first, second = (reached(row, target, TIME) for target in _targets(row["cell"]))
-        settings = [(s, keys) for s, keys in row["settings"].items() if isinstance(keys, dict)]
-        said = ", ".join(f"{section}.{key} {value}" for section, keys in settings for key, value in keys.items())
-        print(f"| {row['method']} | {said} | {_mean([first])} | {_mean([second])} | {row['accuracy_frac']:.3f} |")
-
-
-def _targets(cell: str) -> tuple[float, float]:
+def targets(cell: str) -> tuple[float, float]:
     return next(targets for partition, targets in TARGETS.items() if partition in cell)
 
 
@@ -123,7 +113,7 @@ def _reached(group: Iterable[Row], target: float, column: int) -> list[float | N
     return [reached(row, target, column) for row in group]
 
 
-def _mean(values: list[float | None], unit: float = 1.0, places: int = 0) -> str:
+def mean(values: list[float | None], unit: float = 1.0, places: int = 0) -> str:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return f"{len(known)} of {len(values)} arrived" if known else "-"
