@@ -86,13 +86,13 @@ METHODS: dict[str, Document] = {
     },
     "fedbuff": {
         "preset": "fedbuff",
-        "server": {"buffer_size": 10, "learning_rate": 0.2},
-        "training": {"learning_rate": 0.2},
+        "server": {"buffer_size": 5, "learning_rate": 0.1},
+        "training": {"learning_rate": 0.3},
     },
     "ftte-style": {
         "preset": "ftte-style",
-        "server": {"buffer_size": 20, "learning_rate": 0.3},
-        "training": {"learning_rate": 0.1, "memory": "70 %"},
+        "server": {"buffer_size": 10, "learning_rate": 0.2},
+        "training": {"learning_rate": 0.2, "memory": "70 %"},
     },
     "budjoule": _OURS,
     "budjoule - sparse w*": over(_OURS, {"training": {"memory": "none"}}),
@@ -107,8 +107,8 @@ METHODS: dict[str, Document] = {
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
         "preset": "fedbuff",
-        "server": {"buffer_size": 10, "learning_rate": 0.2, "average": 0.9},
-        "training": {"learning_rate": 0.2, "logit_adjustment": True},
+        "server": {"buffer_size": 5, "learning_rate": 0.1, "average": 0.9},
+        "training": {"learning_rate": 0.3, "logit_adjustment": True},
     },
     "fedavg + loss": {
         "preset": "fedavg",
