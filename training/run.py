@@ -5,6 +5,7 @@ model; a killed run goes on with `resume` and ends in the same bits.
 """
 
 import codecs
+import gc
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,21 +104,22 @@ def train(
         if (folder / "summary.json").is_file():
             return Run(folder=folder, summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")))
 
-    from budjoule.training.clients.local import one_thread
-    from budjoule.training.simulation.build import Parts
+    with _modules_set_aside():
+        from budjoule.training.clients.local import one_thread
+        from budjoule.training.simulation.build import Parts
 
-    with one_thread():
-        try:
-            parts = Parts.of(config)
-        except BaseException:
-            with suppress(OSError):  # a configuration that cannot run leaves no empty folder behind
-                folder.rmdir()
-            raise
-        if not resume:
-            for name in _OWN_FILES:
-                (folder / name).unlink(missing_ok=True)
-            write_atomic(folder / "run.json", _header(config))
-        return _run(config, parts, folder, started, workers, progress)
+        with one_thread():
+            try:
+                parts = Parts.of(config)
+            except BaseException:
+                with suppress(OSError):  # a configuration that cannot run leaves no empty folder behind
+                    folder.rmdir()
+                raise
+            if not resume:
+                for name in _OWN_FILES:
+                    (folder / name).unlink(missing_ok=True)
+                write_atomic(folder / "run.json", _header(config))
+            return _run(config, parts, folder, started, workers, progress)
 
 
 def _run(
@@ -170,6 +172,30 @@ def _run(
             f"again; what happened is in {folder}"
         )
     return Run(folder=folder, summary=summary)
+
+
+@contextmanager
+def _modules_set_aside() -> Iterator[None]:
+    """Load what a run needs, and keep the collector away from it until the run is over.
+
+    Torch's modules are some hundred thousand objects that stay: the collector would walk them many times while they load, and
+    again in the run. An owner who has frozen objects, or has switched the collector off, is left alone.
+    """
+    if gc.get_freeze_count() or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        import budjoule.training.simulation.build
+        import budjoule.training.simulation.simulator  # noqa: F401 - loaded here for its modules
+
+        gc.freeze()
+    finally:
+        gc.enable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _progress(config: Config, simulator: "Simulator", spent_j: float) -> Progress:

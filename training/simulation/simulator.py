@@ -262,8 +262,7 @@ class Simulator:
         energy_j, duration_s = subject.pay_upload(self.now_s, size_bytes)
         subject.scheduler.settle(energy_j)
         self.record.uplink(size_bytes)
-        lost = spawn_rng(self._config.seed, client, _LOSS, state.sends).random() < self._config.fleet.dropout_frac
-        lost = lost or self._presences[client].changes_s(self.now_s) < self.now_s + duration_s
+        lost = self._dropped(client, state.sends) or self._presences[client].changes_s(self.now_s) < self.now_s + duration_s
         state.sends += 1
         state.lost += lost
         if subject.keeps_residual:
@@ -274,6 +273,10 @@ class Simulator:
         state.base = state.local = None
         kind = "lost" if lost else "arrive"
         self._push(self.now_s + duration_s, kind, client, frame=frame, energy_j=energy_j, level=level)
+
+    def _dropped(self, client: int, send: int) -> bool:
+        share = self._config.fleet.dropout_frac
+        return share > 0 and bool(spawn_rng(self._config.seed, client, _LOSS, send).random() < share)
 
     def _frame(self, update: Update, level: int, rng: np.random.Generator) -> bytes:
         """An update of a level as it travels."""
