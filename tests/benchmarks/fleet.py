@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="begin no run after so many seconds")
     options = parser.parse_args()
     if options.what == "table":
-        print_tables([row for row in read(RESULTS / "fleet.jsonl") if row["seed"] < options.seeds])
+        as_tuned = {(job.digest, job.method) for job in jobs(list(CELLS), list(METHODS), SEEDS[: options.seeds])}
+        print_tables([r for r in read(RESULTS / "fleet.jsonl") if (r["digest"], r["method"]) in as_tuned])
     elif options.what == "grid":
         print_grid(read(RESULTS / "fleet-tuning.jsonl"))
     elif options.what == "tune":

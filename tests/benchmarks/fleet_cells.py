@@ -78,7 +78,7 @@ def _cells() -> dict[str, list[Document]]:
 _OURS: Document = {"preset": "budjoule", "server": {"buffer_size": 10}, "training": {"learning_rate": 0.2}}
 METHODS: dict[str, Document] = {
     "fedavg": {"preset": "fedavg", "server": {"cohort": 40}, "training": {"learning_rate": 0.2}},
-    "fedavg, thrifty": {"preset": "fedavg", "server": {"cohort": 10}, "training": {"learning_rate": 0.2}},
+    "fedavg, thrifty": {"preset": "fedavg", "server": {"cohort": 5}, "training": {"learning_rate": 0.3}},
     "fedavg-deadline": {
         "preset": "fedavg-deadline",
         "server": {"cohort": 40, "deadline": "24 s"},
@@ -113,8 +113,8 @@ METHODS: dict[str, Document] = {
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
         "preset": "fedbuff",
-        "server": {"buffer_size": 5, "learning_rate": 0.1, "average": 0.9},
-        "training": {"learning_rate": 0.3, "logit_adjustment": True},
+        "server": {"buffer_size": 10, "learning_rate": 0.2, "average": 0.9},
+        "training": {"learning_rate": 0.2, "logit_adjustment": True},
     },
     "fedavg + loss": {
         "preset": "fedavg",
