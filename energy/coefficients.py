@@ -137,7 +137,7 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
     Coefficient(
         "busy_frac",
         "1",
-        "power while kernels run that follows the cores' clock, beyond all of the above, as a share of the power limit",
+        "power while products run (on a CPU, any op) that follows the cores' clock, beyond all of the above, as a share of the power limit",
         0.1,
         0.25,
         0.7,
@@ -147,7 +147,7 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
     Coefficient(
         "memory_frac",
         "1",
-        "power of a GPU while kernels run that its cores' clock does not change, such as its memory's, as a share of the power limit",
+        "power of a GPU while other ops stream through its memory, which its cores' clock does not change, as a share of the power limit",
         0.05,
         0.05,
         0.7,

@@ -36,6 +36,9 @@ EFFICIENCY = {
 OVERLAP_PRODUCT = 1.3
 OVERLAP_ELEMENTWISE = 6.0
 OVERLAP_HOST = 8.0
+# A step's ops are taken together in so many parts where what counts is how its power swings.
+PARTS = 48
+TINY = 1e-30  # keeps quotients and roots of nothing finite
 # A program issues about 36 integer instructions for every 100 in fp32; lanes that run both have so much less time for the latter.
 # Source: NVIDIA Turing GPU architecture white paper, 2018, which gave integers lanes of their own for this reason.
 FP32_ISSUE_FRAC = 100 / 136
@@ -76,6 +79,8 @@ class Features:
     convs: np.ndarray
     views: np.ndarray
     module_calls: float
+    on_cpu: bool
+    parts: np.ndarray  # calls in each of a step's `PARTS`, in the order they run `(op, part)`
 
 
 def unit_precision(op: OpCost, spec: "DeviceSpec") -> str:
@@ -143,6 +148,7 @@ def _arrays(
     kind = np.array([op.kind for op in ops])
     product = np.isin(kind, PRODUCTS) | np.isin(kind, DEPTHWISE)
     flop = column([op.flop for op in ops])
+    moved = column([op.activation_bytes + op.weight_bytes for op in ops])
     fill = _fill(kind, units, tensor, shape, spec)
     peak = column(
         [
@@ -192,7 +198,27 @@ def _arrays(
         convs=np.isin(kind, ("conv", *DEPTHWISE)).astype(float),
         views=(kind == "view").astype(float),
         module_calls=module_calls,
+        on_cpu=on_cpu,
+        parts=_parts(flop * fill / (peak * spec.clock_hz) + moved / spec.dram_bytes_per_s, row_of, row_calls),
     )
+
+
+def _parts(op_s: np.ndarray, row_of: np.ndarray, row_calls: np.ndarray) -> np.ndarray:
+    """Calls of each unique op in each of `PARTS` of the step, which take about as long as each other. `(op, part)`"""
+    result = np.zeros((op_s.size, PARTS))
+    ends = np.cumsum(op_s[row_of] * row_calls)
+    starts = ends - op_s[row_of] * row_calls
+    cuts = np.linspace(0.0, ends[-1], PARTS + 1) if ends.size else np.zeros(PARTS + 1)
+    first = np.clip(np.searchsorted(cuts, starts, side="right") - 1, 0, PARTS - 1)
+    last = np.clip(np.searchsorted(cuts, ends, side="left") - 1, first, PARTS - 1)
+    for step in range(int((last - first).max(initial=0)) + 1):
+        rows = np.flatnonzero(first + step <= last)
+        part = first[rows] + step
+        within = np.minimum(ends[rows], cuts[part + 1]) - np.maximum(starts[rows], cuts[part])
+        whole = ends[rows] - starts[rows]
+        share = np.divide(within, whole, out=np.ones(rows.size), where=(whole > 0) & (first[rows] < last[rows]))
+        np.add.at(result, (row_of[rows], part), share * row_calls[rows])
+    return result
 
 
 def _fill(kind: np.ndarray, units: list[str], tensor: np.ndarray, shape: np.ndarray, spec: "DeviceSpec") -> np.ndarray:
@@ -237,7 +263,8 @@ class Roofline:
     ``t_dram = (miss activation_bytes + weight_bytes) / (bandwidth eff_dram)``, ``miss = a^2 / (a^2 + (cache_frac cache)^2)``
     ``T_host = t_launch launches + t_product products + t_conv convs + t_view views + t_module module_calls``
     ``t      = (T_gpu^8 + T_host^8)^(1/8)`` on a GPU, ``T_gpu + T_host`` on a CPU, where the host does the work itself
-    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_gpu) + P_memory T_gpu + e_dram bytes``, without ``P_memory`` on a CPU
+    ``E      = (idle P_idle(f) + P_host) t + V^2 leak(f) (sum_u e_u FLOP (1 + K0/K) zeros + e_elem elements + P_busy f/f_max T_products) + P_memory sum_others miss t_op + e_dram bytes``,
+    with ``P_busy`` for all ops and no ``P_memory`` on a CPU
 
     Args:
         f: The workload on this device.
@@ -268,8 +295,9 @@ class Roofline:
         )
         squared = f.activation_bytes**2
         cached = coef("cache_frac") * spec.cache_bytes
-        dram_bytes = f.activation_bytes * squared / (squared + cached**2) + f.weight_bytes
-        dram_s = np.maximum(dram_bytes / (spec.dram_bytes_per_s * coef("eff_dram")), 1e-30)
+        miss = squared / (squared + cached**2)
+        dram_bytes = f.activation_bytes * miss + f.weight_bytes
+        dram_s = np.maximum(dram_bytes / (spec.dram_bytes_per_s * coef("eff_dram")), TINY)
         self.product = f.product
         self.overlap = np.where(f.product, OVERLAP_PRODUCT, OVERLAP_ELEMENTWISE)
         # raised to the overlap's power once, for any number of clocks
@@ -287,27 +315,31 @@ class Roofline:
         )
         self.dram_j = coef("e_dram_j") * dram_bytes
         # sums over the step, and what holds for all of it, `(setting,)`
-        self.step_kernel_clocks = self.kernel_clocks @ f.calls
         self.step_ops_host_s = self.host_s @ f.calls
         self.step_host_s = self.step_ops_host_s + f.module_calls * x[:, INDEX["t_module_s"]]
         self.step_math_j = self.math_j @ f.calls
         self.step_dram_j = self.dram_j @ f.calls
+        # a processor's clock hardly varies in a fit, so that power of its memory and of its cores would be one
+        self.core = f.product | f.on_cpu
+        self.streams = np.where(self.core, 0.0, miss)
+        self.core_calls, self.stream_calls = self.core * f.calls, self.streams * f.calls
+        self.parts = f.parts
         self.idle_frac, self.leak_frac = x[:, INDEX["idle_frac"]], x[:, INDEX["leak_frac"]]
         self.host_w = x[:, INDEX["host_frac"]] * spec.power_limit_w
         self.busy_w = x[:, INDEX["busy_frac"]] * spec.power_limit_w
-        # a processor's clock hardly varies in a fit, so the two would be one
-        self.memory_w = x[:, INDEX["memory_frac"]] * spec.power_limit_w * (spec.kind == "gpu")
+        self.memory_w = x[:, INDEX["memory_frac"]] * spec.power_limit_w
 
     def at(self, clock_hz: np.ndarray) -> Cost:
         """Time and energy of the step at a clock for each setting. `(setting,)` [Hz]"""
-        device_s = self._work_s(clock_hz) @ self.calls + self.step_kernel_clocks / clock_hz
+        op_s = self._op_s(clock_hz)
+        device_s = op_s @ self.calls
         duration_s, _ = self._with_host(device_s)
         idle_w, dynamic, busy_w = self._power(clock_hz)
         return Cost(
             duration_s=duration_s,
             energy_j=(idle_w + self.host_w) * duration_s
-            + dynamic * (self.step_math_j + busy_w * device_s)
-            + self.memory_w * device_s
+            + dynamic * (self.step_math_j + busy_w * (op_s @ self.core_calls))
+            + self.memory_w * np.einsum("so,so->s", op_s, self.stream_calls)
             + self.step_dram_j,
             idle_energy_j=idle_w * duration_s,
         )
@@ -323,7 +355,7 @@ class Roofline:
         Returns:
             Time `(setting, op)` [s] and energy `(setting, op)` [J].
         """
-        op_s = self._work_s(clock_hz) + self.kernel_clocks / clock_hz[:, None]
+        op_s, op_j = self._kernels(clock_hz)
         device_s = op_s @ self.calls
         duration_s, device_part = self._with_host(device_s)
         safe_host_s = np.where(self.step_ops_host_s > 0, self.step_ops_host_s, 1.0)
@@ -331,20 +363,32 @@ class Roofline:
             op_s * (duration_s * device_part / device_s)[:, None]
             + self.host_s * (duration_s * (1 - device_part) / safe_host_s)[:, None]
         )
-        idle_w, dynamic, busy_w = self._power(clock_hz)
+        idle_w, _, _ = self._power(clock_hz)
+        return shared_s, op_j + (idle_w + self.host_w)[:, None] * shared_s
+
+    def part_costs(self, clock_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Time and energy of each part of the step, idle power and the host's apart. `(setting, part)` [s], [J]"""
+        op_s, op_j = self._kernels(clock_hz)
+        return op_s @ self.parts, op_j @ self.parts
+
+    def _kernels(self, clock_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Time of one call of each op on the device, and its energy above the floor. `(setting, op)` [s], [J]"""
+        op_s = self._op_s(clock_hz)
+        _, dynamic, busy_w = self._power(clock_hz)
         op_j = (
-            (idle_w + self.host_w)[:, None] * shared_s
-            + dynamic[:, None] * (self.math_j + busy_w[:, None] * op_s)
-            + self.memory_w[:, None] * op_s
+            dynamic[:, None] * (self.math_j + busy_w[:, None] * self.core * op_s)
+            + self.memory_w[:, None] * self.streams * op_s
             + self.dram_j
         )
-        return shared_s, op_j
+        return op_s, op_j
 
-    def _work_s(self, clock_hz: np.ndarray) -> np.ndarray:
-        """Time of each op on its slowest resource, smoothly. `(setting, op)` [s]"""
+    def _op_s(self, clock_hz: np.ndarray) -> np.ndarray:
+        """Time of each op on its slowest resource, smoothly, and of starting its kernels. `(setting, op)` [s]"""
         clock = clock_hz[:, None]
         slower = np.where(self.product, clock**-OVERLAP_PRODUCT, clock**-OVERLAP_ELEMENTWISE)
-        result: np.ndarray = (self.math_powered * slower + self.dram_powered) ** (1 / self.overlap)
+        result: np.ndarray = (self.math_powered * slower + self.dram_powered) ** (
+            1 / self.overlap
+        ) + self.kernel_clocks / clock
         return result
 
     def _with_host(self, device_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Laws of the power limit: the clock found is the one where the mean power fits, and the lowest where none does."""
+"""Laws of the power limit: the clock found is the one where the power fits that is held, and the lowest where none does."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch import nn
 
 import budjoule as bj
 from budjoule.energy.coefficients import INDEX
-from budjoule.energy.power_limit import under_power_limit
+from budjoule.energy.power_limit import WINDOW_S, held_w, under_power_limit
 from budjoule.energy.roofline import Cost, Roofline, features
 from budjoule.energy.workload import Workload
 
@@ -80,17 +80,72 @@ def test_ops_weighted_by_their_calls_add_up_to_the_step(work: Workload) -> None:
         np.testing.assert_allclose(step.energy_j, op_j @ f.calls + floor_w * own_host_s, rtol=1e-9)
 
 
-def test_power_of_the_memory_lasts_as_long_as_kernels_run_at_any_clock_of_a_gpu(work: Workload) -> None:
-    def step(device: str, times: float, clock_frac: float) -> Cost:
+def test_power_of_the_memory_lasts_as_long_as_ops_stream_at_any_clock_of_a_gpu(work: Workload) -> None:
+    def step(work: Workload, device: str, times: float, clock_frac: float) -> Cost:
         profile = bj.load_profile(device)
         settings = profile.settings[:1].copy()
         settings[:, INDEX["memory_frac"]] += np.log(times)
         roofline = Roofline(features(work, profile.spec), profile, settings)
         return roofline.at(np.array([clock_frac * profile.spec.clock_hz]))
 
+    streams = bj.trace(nn.Sequential(*(nn.Tanh() for _ in range(3))), torch.randn(4096, 65536), precision="bf16")
     profile = bj.load_profile("a100-pcie-40gb")
     memory_w = np.exp(profile.settings[0, INDEX["memory_frac"]]) * profile.spec.power_limit_w
     for clock_frac in (0.5, 1.0):
-        once, twice = (step("a100-pcie-40gb", times, clock_frac) for times in (1, 2))
-        assert 0.5 * once.duration_s < (twice.energy_j - once.energy_j) / memory_w <= once.duration_s
-    assert step("raspberry-pi-5", 2, 1.0).energy_j == step("raspberry-pi-5", 1, 1.0).energy_j
+        once, twice = (step(streams, "a100-pcie-40gb", times, clock_frac) for times in (1, 2))
+        assert 0.9 * once.duration_s < (twice.energy_j - once.energy_j) / memory_w <= once.duration_s
+        assert len({float(step(work, "a100-pcie-40gb", times, clock_frac).energy_j[0]) for times in (1, 2)}) == 1
+    assert step(streams, "raspberry-pi-5", 2, 1.0).energy_j == step(streams, "raspberry-pi-5", 1, 1.0).energy_j
+
+
+def test_power_of_busy_cores_is_that_of_products_on_a_gpu_and_of_all_on_a_cpu(work: Workload) -> None:
+    streams = bj.trace(nn.Tanh(), torch.randn(4096, 65536))
+
+    def added_j(work: Workload, device: str) -> float:
+        profile = bj.load_profile(device)
+        settings = np.repeat(profile.settings[:1], 2, axis=0)
+        settings[1, INDEX["busy_frac"]] += 0.1
+        roofline = Roofline(features(work, profile.spec), profile, settings)
+        return float(np.diff(roofline.at(np.full(2, profile.spec.clock_hz)).energy_j)[0])
+
+    assert added_j(work, "a100-pcie-40gb") > 0
+    assert added_j(streams, "a100-pcie-40gb") == 0
+    assert added_j(work, "raspberry-pi-5") > 0
+    assert added_j(streams, "raspberry-pi-5") > 0
+
+
+def swing_w(model: nn.Module, batch: int) -> tuple[float, float]:
+    """What the governor sees above the mean power, and the step's time."""
+    profile = bj.load_profile("a40-pcie-48gb")
+    work = bj.trace(model, torch.empty(batch, 4096, device="meta"), precision="tf32")
+    roofline = Roofline(features(work, profile.spec), profile, profile.settings[:1])
+    top_hz = np.array([profile.spec.clock_hz])
+    cost = roofline.at(top_hz)
+    above_w = held_w(roofline, top_hz, cost) - cost.energy_j / cost.duration_s
+    return float(above_w[0]), float(cost.duration_s[0])
+
+
+def test_governor_sees_swings_that_outlast_its_window_alone() -> None:
+    products, streams = [nn.Linear(4096, 4096) for _ in range(16)], [nn.Tanh() for _ in range(128)]
+    apart = nn.Sequential(*products, *streams)
+    in_turns = nn.Sequential(*(m for i, p in enumerate(products) for m in (p, *streams[8 * i : 8 * i + 8])))
+    long_w, long_s = swing_w(apart, 65536)
+    short_w, short_s = swing_w(apart, 256)
+    turns_w, turns_s = swing_w(in_turns, 65536)
+    assert long_s == pytest.approx(turns_s)
+    assert long_s > 5 * WINDOW_S
+    assert short_s < 0.1 * WINDOW_S
+    assert turns_w < 0.25 * long_w
+    assert short_w < 0.1 * long_w
+    alike_w, _ = swing_w(nn.Sequential(*products), 65536)
+    assert alike_w < 0.02 * long_w
+
+
+def test_parts_of_a_step_hold_every_call_once(work: Workload) -> None:
+    mixed = bj.trace(
+        nn.Sequential(nn.Linear(64, 640), nn.ReLU(), nn.Linear(640, 8)), torch.randn(9, 64), mode="training"
+    )
+    for one in (work, mixed):
+        f = features(one, bj.load_profile("a40-pcie-48gb").spec)
+        np.testing.assert_allclose(f.parts.sum(axis=1), f.calls)
+        assert np.all(f.parts >= 0)
