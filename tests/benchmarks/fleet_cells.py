@@ -81,8 +81,8 @@ METHODS: dict[str, Document] = {
     "fedavg, thrifty": {"preset": "fedavg", "server": {"cohort": 5}, "training": {"learning_rate": 0.3}},
     "fedavg-deadline": {
         "preset": "fedavg-deadline",
-        "server": {"cohort": 40, "deadline": "24 s"},
-        "training": {"learning_rate": 0.2},
+        "server": {"cohort": 80, "deadline": "24 s"},
+        "training": {"learning_rate": 0.3},
     },
     "fedbuff": {
         "preset": "fedbuff",
