@@ -93,9 +93,9 @@ def tuning_jobs() -> Iterator[Job]:
 
 
 def print_grid(rows: list[Row]) -> None:
-    """What each setting of the grid reached, as means over the tuning seeds, and which are the methods' best."""
-    print(f"| method | settings | seeds | s to {TARGET:.0%} | J to {TARGET:.0%} | accuracy at the end | best |")
-    print("|---|---|---|---|---|---|---|")
+    """What each setting of the grid reached, as means over the tuning seeds, which are the methods' best, and which rows of the tables have them."""
+    print(f"| method | settings | seeds | s to {TARGET:.0%} | J to {TARGET:.0%} | accuracy at the end | best | row |")
+    print("|---|---|---|---|---|---|---|---|")
     for method, settings in GRID.items():
         groups = [of(rows, method, setting) for setting in settings]
         soonest, thriftiest = (best(groups, column) for column in (TIME, JOULES))
@@ -105,7 +105,19 @@ def print_grid(rows: list[Row]) -> None:
                 time, joules = (mean([reached(row, TARGET, column) for row in group]) for column in (TIME, JOULES))
                 accuracy = statistics.fmean(row["accuracy_frac"] for row in group)
                 marks = ["soonest"] * (group is soonest) + ["fewest joules"] * (group is thriftiest)
-                print(f"| {method} | {said} | {len(group)} | {time} | {joules} | {accuracy:.3f} | {', '.join(marks)} |")
+                whole = {"preset": METHODS[method]["preset"], **setting}
+                used = [name for name, row in METHODS.items() if row == whole]
+                columns = (
+                    method,
+                    said,
+                    len(group),
+                    time,
+                    joules,
+                    f"{accuracy:.3f}",
+                    " and ".join(marks),
+                    "; ".join(used),
+                )
+                print(f"| {' | '.join(map(str, columns))} |")
 
 
 def of(rows: list[Row], method: str, setting: Document) -> list[Row]:
