@@ -139,8 +139,8 @@ class _NoSymbol:
 
 
 def _is_plain(value: Any) -> bool:
+    if type(value) in (int, bool):
+        return True
     if isinstance(value, torch.Tensor):
         value = value.shape
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return type(value) in (bool, int)
+    return isinstance(value, tuple) and all(map(_is_plain, value))
