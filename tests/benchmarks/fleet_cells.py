@@ -106,6 +106,11 @@ METHODS: dict[str, Document] = {
         "server": {"buffer_size": 10, "learning_rate": 0.2},
         "training": {"learning_rate": 0.2},
     },
+    "ftte-style, buffer 20": {
+        "preset": "ftte-style",
+        "server": {"buffer_size": 20, "learning_rate": 0.3},
+        "training": {"learning_rate": 0.1, "memory": "70 %"},
+    },
     "budjoule": _OURS,
     "budjoule - sparse w*": over(_OURS, {"training": {"memory": "none"}}),
     "budjoule - compression": over(_OURS, {"update": {"compress": [], "error_feedback": False}}),

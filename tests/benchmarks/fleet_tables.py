@@ -47,20 +47,23 @@ def print_tables(rows: list[Row]) -> None:
 
 
 def print_grid_cells(rows: list[Row], method: str) -> None:
-    """Of all clients, stragglers and partitions, one seed: where a method is ahead of FedBuff, and where it is not."""
+    """Of all clients, stragglers and partitions, one seed: where a method is ahead of FedBuff, as it was tuned first and last, and where not."""
     ahead, behind, absent = 0, [], 0
     for cell in map(name, CELLS["grid"]):
         found = {row["method"]: row for row in rows if row["cell"] == cell}
-        if not {method, "fedbuff"} <= set(found):
+        theirs = [found[rival] for rival in ("fedbuff", "fedbuff, buffer 10") if rival in found]
+        if method not in found or not theirs:
             absent += 1
             continue
-        ours, theirs = found[method], found["fedbuff"]
         target = targets(cell)[0]
-        both = [[reached(row, target, column) for row in (ours, theirs)] for column in (TIME, JOULES)]
-        if all(mine is not None and (other is None or mine < other) for mine, other in both):
+        costs = [[reached(row, target, column) for column in (TIME, JOULES)] for row in (found[method], *theirs)]
+        if all(
+            m is not None and (t is None or m < t) for their in costs[1:] for m, t in zip(costs[0], their, strict=True)
+        ):
             ahead += 1
         else:
-            behind.append(f"{cell}: ends at {ours['accuracy_frac']:.2f}, FedBuff at {theirs['accuracy_frac']:.2f}")
+            ends = " and ".join(f"{row['accuracy_frac']:.2f}" for row in theirs)
+            behind.append(f"{cell}: ends at {found[method]['accuracy_frac']:.2f}, FedBuff at {ends}")
     print(
         f"\nIn {ahead} of {len(CELLS['grid']) - absent} cells {method} reaches the first target sooner and on fewer joules"
     )
