@@ -37,10 +37,10 @@ def _ours(size: int, rate: float, server: dict[str, Any], training: dict[str, An
 GRID: dict[str, list[Document]] = {
     "fedavg": [
         _rounds(3, 0.3),
-        *(_rounds(5, rate) for rate in (0.2, 0.3)),
+        *(_rounds(5, rate) for rate in (0.2, 0.3, 0.4)),
         *(_rounds(10, rate) for rate in (0.2, 0.3, 0.4)),
         *(_rounds(20, rate) for rate in (0.1, 0.2, 0.3)),
-        *(_rounds(40, rate) for rate in (0.2, 0.3, 0.4)),
+        *(_rounds(40, rate) for rate in (0.1, 0.2, 0.3, 0.4)),
         _rounds(80, 0.3),
     ],
     "fedavg-deadline": [
@@ -48,11 +48,12 @@ GRID: dict[str, list[Document]] = {
         _rounds(20, 0.3, "24 s"),
         *(_rounds(40, rate, deadline) for rate in (0.2, 0.3) for deadline in ("24 s", "48 s")),
         _rounds(80, 0.3, "12 s"),
-        *(_rounds(80, rate, "24 s") for rate in (0.3, 0.4)),
+        *(_rounds(80, rate, "24 s") for rate in (0.2, 0.3, 0.4)),
         _rounds(160, 0.3, "24 s"),
     ],
     "fedbuff": [
         _buffer(3, 0.1, 0.3),
+        _buffer(5, 0.05, 0.3),
         *(_buffer(5, 0.1, rate) for rate in (0.2, 0.3, 0.4)),
         *(_buffer(5, 0.2, rate) for rate in (0.2, 0.3)),
         *(_buffer(10, 0.1, rate) for rate in (0.1, 0.2, 0.3, 0.4)),
