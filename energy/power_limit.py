@@ -11,6 +11,11 @@ ONSET = 0.4  # r from which a limit is felt
 WINDOW_S = 0.1  # over which a governor looks at the power
 TOLERANCE = 1e-10  # of log power
 MOST_STEPS = 20
+# The waves of a step's harmonics: cosines, then sines. `(part, wave)`
+_HARMONICS = np.tile(np.arange(1, PARTS // 2 + 1), 2)
+_PHASES = 2 * np.pi * np.outer(np.arange(PARTS), _HARMONICS[: PARTS // 2]) / PARTS
+_ALL = np.ones((PARTS, 1))
+_WAVES = np.hstack([np.cos(_PHASES), np.sin(_PHASES)]) * (2**0.5 / PARTS)
 
 
 def under_power_limit(
@@ -22,7 +27,7 @@ def under_power_limit(
 ) -> tuple[np.ndarray, Cost]:
     """Lower each setting's clock until its power fits the limit, and give the clock and the cost there.
 
-    What a GPU's governor holds under the limit is ``P``: the mean power and how it swings within the step (`held_w`). It does so
+    What a GPU's governor holds under the limit is ``P``: the mean power and how it swings within the step (`held`). It does so
     softly. What counts is how far the free power lies above that at the lowest clock, below which no governor comes:
     ``P = P_low + (P_free - P_low) (1 + max(0, r^s - 0.4^s))^(-1/s)``, ``r = (P_free - P_low) / (P_limit - P_low)``, s = 3,
     chosen, like the governor's window, on the runs that the GPUs' profiles rest on.
@@ -39,21 +44,19 @@ def under_power_limit(
     """
     spec = roofline.profile.spec
     hard = locked or spec.kind == "cpu"
-    seen_w = _mean_w if hard else held_w
-    at_top = roofline.at(clock_hz)
-    top_w = seen_w(roofline, clock_hz, at_top)
+    seen = _mean if hard else held
+    top_w, at_top = seen(roofline, clock_hz)
     if not (top_w > (1.0 if hard else ONSET) * limit_w).any():
         return clock_hz, at_top
     lowest_hz = np.minimum(clock_hz, max(spec.min_clock_hz, 0.1 * spec.clock_hz))
-    low_w = seen_w(roofline, lowest_hz, roofline.at(lowest_hz))
+    low_w, _ = seen(roofline, lowest_hz)
     target_w = np.minimum(top_w, limit_w) if hard else _soft_w(top_w, low_w, limit_w)
     over = target_w < (1 - TOLERANCE) * top_w
     if not over.any():
         return clock_hz, at_top
 
     def excess(log_clock: np.ndarray) -> np.ndarray:
-        here_hz = np.exp(log_clock)
-        beyond: np.ndarray = np.log(seen_w(roofline, here_hz, roofline.at(here_hz)) / target_w)
+        beyond: np.ndarray = np.log(seen(roofline, np.exp(log_clock))[0] / target_w)
         return beyond
 
     # power is close to a power law of the clock: in logarithms the root is nearly on the line between the ends
@@ -72,28 +75,30 @@ def _soft_w(top_w: np.ndarray, low_w: np.ndarray, limit_w: np.ndarray) -> np.nda
     return np.where(room > 0, left_w, np.minimum(limit_w, top_w))
 
 
-def held_w(roofline: Roofline, clock_hz: np.ndarray, cost: Cost) -> np.ndarray:
+def held(roofline: Roofline, clock_hz: np.ndarray) -> tuple[np.ndarray, Cost]:
     """Power that a GPU's governor holds under the limit: the mean, and the root mean square of the swings that its window lets through.
 
     It looks at the power of a span of time, here 0.1 s: ops that take turns within it even out, as a transformer's do, while
     the wide layers of a convolutional net's long step and its narrow ones do not, and hold the mean down.
     On an A40 under 200 W ResNet-50 is measured at 191 W with steps of 37 ms and at 175 W with steps of 1.8 s (data of Zeus, NSDI 2023).
     The window is a low pass of the first order, ``1 / (1 + (2 pi WINDOW_S k / t)^2)`` of the power of the step's k-th harmonic.
+
+    Returns:
+        The power at a clock for each setting `(setting,)` [W], and the cost there.
     """
-    part_s, part_j = roofline.part_costs(clock_hz)
-    device_s = np.maximum(part_s.sum(axis=1, keepdims=True), TINY)
-    swing_w = part_j / np.maximum(part_s, TINY) - part_j.sum(axis=1, keepdims=True) / device_s
-    share = part_s / device_s * PARTS  # parts that take longer at this clock than at the top one count for more
-    harmonics = np.fft.rfft(swing_w * np.sqrt(share), axis=1)[:, 1:] / PARTS
-    passed = 1 / (1 + (2 * np.pi * WINDOW_S * np.arange(1, harmonics.shape[1] + 1) / device_s) ** 2)
-    root_mean_square_w = np.sqrt(2 * (np.abs(harmonics) ** 2 * passed).sum(axis=1))
-    held: np.ndarray = _mean_w(roofline, clock_hz, cost) + root_mean_square_w
-    return held
+    cost, part_s, part_j = roofline.parts_at(clock_hz)
+    device_s, device_j = np.maximum(part_s @ _ALL, TINY), part_j @ _ALL
+    swing_w = part_j / np.maximum(part_s, TINY) - device_j / device_s
+    # parts that take longer at this clock than at the top one count for more
+    waves_w = (swing_w * np.sqrt(part_s * (PARTS / device_s))) @ _WAVES
+    blunted = (2 * np.pi * WINDOW_S * _HARMONICS) / device_s
+    root_mean_square_w = np.sqrt((waves_w * waves_w / (1 + blunted * blunted)) @ _ALL)[:, 0]
+    return cost.energy_j / cost.duration_s + root_mean_square_w, cost
 
 
-def _mean_w(roofline: Roofline, clock_hz: np.ndarray, cost: Cost) -> np.ndarray:
-    power_w: np.ndarray = cost.energy_j / cost.duration_s
-    return power_w
+def _mean(roofline: Roofline, clock_hz: np.ndarray) -> tuple[np.ndarray, Cost]:
+    cost = roofline.at(clock_hz)
+    return cost.energy_j / cost.duration_s, cost
 
 
 def _root(

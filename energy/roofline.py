@@ -321,26 +321,37 @@ class Roofline:
         self.step_dram_j = self.dram_j @ f.calls
         # a processor's clock hardly varies in a fit, so that power of its memory and of its cores would be one
         self.core = f.product | f.on_cpu
-        self.streams = np.where(self.core, 0.0, miss)
-        self.core_calls, self.stream_calls = self.core * f.calls, self.streams * f.calls
+        self.core_calls = self.core * f.calls
+        self.streams_w = coef("memory_frac") * spec.power_limit_w * np.where(self.core, 0.0, miss)
+        self.stream_calls_w = self.streams_w * f.calls
         self.parts = f.parts
         self.idle_frac, self.leak_frac = x[:, INDEX["idle_frac"]], x[:, INDEX["leak_frac"]]
         self.host_w = x[:, INDEX["host_frac"]] * spec.power_limit_w
         self.busy_w = x[:, INDEX["busy_frac"]] * spec.power_limit_w
-        self.memory_w = x[:, INDEX["memory_frac"]] * spec.power_limit_w
 
     def at(self, clock_hz: np.ndarray) -> Cost:
         """Time and energy of the step at a clock for each setting. `(setting,)` [Hz]"""
         op_s = self._op_s(clock_hz)
-        device_s = op_s @ self.calls
-        duration_s, _ = self._with_host(device_s)
         idle_w, dynamic, busy_w = self._power(clock_hz)
+        return self._cost(
+            op_s @ self.calls,
+            dynamic * (self.step_math_j + busy_w * (op_s @ self.core_calls))
+            + np.einsum("so,so->s", op_s, self.stream_calls_w)
+            + self.step_dram_j,
+            idle_w,
+        )
+
+    def parts_at(self, clock_hz: np.ndarray) -> tuple[Cost, np.ndarray, np.ndarray]:
+        """The same, and time and energy of each part of the step, idle power and the host's apart. `(setting, part)` [s], [J]"""
+        op_s, op_j, idle_w = self._kernels(clock_hz)
+        cost = self._cost(op_s @ self.calls, op_j @ self.calls, idle_w)
+        return cost, op_s @ self.parts, op_j @ self.parts
+
+    def _cost(self, device_s: np.ndarray, device_j: np.ndarray, idle_w: np.ndarray) -> Cost:
+        duration_s, _ = self._with_host(device_s)
         return Cost(
             duration_s=duration_s,
-            energy_j=(idle_w + self.host_w) * duration_s
-            + dynamic * (self.step_math_j + busy_w * (op_s @ self.core_calls))
-            + self.memory_w * np.einsum("so,so->s", op_s, self.stream_calls)
-            + self.step_dram_j,
+            energy_j=(idle_w + self.host_w) * duration_s + device_j,
             idle_energy_j=idle_w * duration_s,
         )
 
@@ -355,7 +366,7 @@ class Roofline:
         Returns:
             Time `(setting, op)` [s] and energy `(setting, op)` [J].
         """
-        op_s, op_j = self._kernels(clock_hz)
+        op_s, op_j, idle_w = self._kernels(clock_hz)
         device_s = op_s @ self.calls
         duration_s, device_part = self._with_host(device_s)
         safe_host_s = np.where(self.step_ops_host_s > 0, self.step_ops_host_s, 1.0)
@@ -363,24 +374,15 @@ class Roofline:
             op_s * (duration_s * device_part / device_s)[:, None]
             + self.host_s * (duration_s * (1 - device_part) / safe_host_s)[:, None]
         )
-        idle_w, _, _ = self._power(clock_hz)
         return shared_s, op_j + (idle_w + self.host_w)[:, None] * shared_s
 
-    def part_costs(self, clock_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Time and energy of each part of the step, idle power and the host's apart. `(setting, part)` [s], [J]"""
-        op_s, op_j = self._kernels(clock_hz)
-        return op_s @ self.parts, op_j @ self.parts
-
-    def _kernels(self, clock_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Time of one call of each op on the device, and its energy above the floor. `(setting, op)` [s], [J]"""
+    def _kernels(self, clock_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Time of one call of each op on the device and its energy above the floor, `(setting, op)` [s], [J], and idle power, `(setting,)` [W]."""
         op_s = self._op_s(clock_hz)
-        _, dynamic, busy_w = self._power(clock_hz)
-        op_j = (
-            dynamic[:, None] * (self.math_j + busy_w[:, None] * self.core * op_s)
-            + self.memory_w[:, None] * self.streams * op_s
-            + self.dram_j
-        )
-        return op_s, op_j
+        idle_w, dynamic, busy_w = self._power(clock_hz)
+        op_w = (dynamic * busy_w)[:, None] * self.core + self.streams_w
+        op_j = dynamic[:, None] * self.math_j + self.dram_j + op_w * op_s
+        return op_s, op_j, idle_w
 
     def _op_s(self, clock_hz: np.ndarray) -> np.ndarray:
         """Time of each op on its slowest resource, smoothly, and of starting its kernels. `(setting, op)` [s]"""
