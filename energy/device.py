@@ -152,6 +152,12 @@ class DeviceProfile:
         return ratio
 
     @cached_property
+    def drive_curve(self) -> np.ndarray:
+        """Logarithms of the clock [Hz] and of ``V^2 f``, which dynamic power follows; both rise along their rows."""
+        clock_hz = np.geomspace(1e-3, 2.0, 512) * self.spec.clock_hz
+        return np.log([clock_hz, self.voltage_ratio(clock_hz) ** 2 * clock_hz])
+
+    @cached_property
     def _idle_curve(self) -> np.ndarray:
         return np.array(self.idle_power_w).T
 

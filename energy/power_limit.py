@@ -14,6 +14,7 @@ MOST_STEPS = 20
 # The waves of a step's harmonics: cosines, then sines. `(part, wave)`
 _HARMONICS = np.tile(np.arange(1, PARTS // 2 + 1), 2)
 _PHASES = 2 * np.pi * np.outer(np.arange(PARTS), _HARMONICS[: PARTS // 2]) / PARTS
+_BLUNTED_S2 = (2 * np.pi * WINDOW_S * _HARMONICS) ** 2
 _ALL = np.ones((PARTS, 1))
 _WAVES = np.hstack([np.cos(_PHASES), np.sin(_PHASES)]) * (2**0.5 / PARTS)
 
@@ -55,13 +56,23 @@ def under_power_limit(
     if not over.any():
         return clock_hz, at_top
 
-    def excess(log_clock: np.ndarray) -> np.ndarray:
-        beyond: np.ndarray = np.log(seen(roofline, np.exp(log_clock))[0] / target_w)
+    # power is close to a power law of V^2 f: in logarithms of these the root is nearly on the line between the ends
+    log_hz, log_drive = roofline.profile.drive_curve
+
+    def clock_of(drive: np.ndarray) -> np.ndarray:
+        return np.exp(np.interp(drive, log_drive, log_hz))
+
+    costs = [at_top]
+
+    def excess(drive: np.ndarray) -> np.ndarray:
+        power_w, costs[0] = seen(roofline, clock_of(drive))
+        beyond: np.ndarray = np.log(power_w / target_w)
         return beyond
 
-    # power is close to a power law of the clock: in logarithms the root is nearly on the line between the ends
-    ends = np.log(lowest_hz), np.log(clock_hz)
-    solved_hz = np.exp(_root(excess, *ends, np.log(low_w / target_w), np.log(top_w / target_w)))
+    ends = (np.interp(np.log(end_hz), log_hz, log_drive) for end_hz in (lowest_hz, clock_hz))
+    solved_hz = clock_of(_root(excess, *ends, np.log(low_w / target_w), np.log(top_w / target_w)))
+    if over.all():
+        return solved_hz, costs[0]  # the root is where it was looked for last
     clock_hz = np.where(over, solved_hz, clock_hz)
     return clock_hz, roofline.at(clock_hz)
 
@@ -91,8 +102,8 @@ def held(roofline: Roofline, clock_hz: np.ndarray) -> tuple[np.ndarray, Cost]:
     swing_w = part_j / np.maximum(part_s, TINY) - device_j / device_s
     # parts that take longer at this clock than at the top one count for more
     waves_w = (swing_w * np.sqrt(part_s * (PARTS / device_s))) @ _WAVES
-    blunted = (2 * np.pi * WINDOW_S * _HARMONICS) / device_s
-    root_mean_square_w = np.sqrt((waves_w * waves_w / (1 + blunted * blunted)) @ _ALL)[:, 0]
+    passed_squared_w = waves_w * waves_w / (1 + _BLUNTED_S2 / (device_s * device_s))
+    root_mean_square_w = np.sqrt(passed_squared_w @ _ALL)[:, 0]
     return cost.energy_j / cost.duration_s + root_mean_square_w, cost
 
 

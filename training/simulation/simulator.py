@@ -262,7 +262,10 @@ class Simulator:
         energy_j, duration_s = subject.pay_upload(self.now_s, size_bytes)
         subject.scheduler.settle(energy_j)
         self.record.uplink(size_bytes)
-        lost = self._dropped(client, state.sends) or self._presences[client].changes_s(self.now_s) < self.now_s + duration_s
+        lost = (
+            self._dropped(client, state.sends)
+            or self._presences[client].changes_s(self.now_s) < self.now_s + duration_s
+        )
         state.sends += 1
         state.lost += lost
         if subject.keeps_residual:
