@@ -60,7 +60,8 @@ def under_power_limit(
     log_hz, log_drive = roofline.profile.drive_curve
 
     def clock_of(drive: np.ndarray) -> np.ndarray:
-        return np.exp(np.interp(drive, log_drive, log_hz))
+        there_hz: np.ndarray = np.exp(np.interp(drive, log_drive, log_hz))
+        return there_hz
 
     costs = [at_top]
 
@@ -69,8 +70,8 @@ def under_power_limit(
         beyond: np.ndarray = np.log(power_w / target_w)
         return beyond
 
-    ends = (np.interp(np.log(end_hz), log_hz, log_drive) for end_hz in (lowest_hz, clock_hz))
-    solved_hz = clock_of(_root(excess, *ends, np.log(low_w / target_w), np.log(top_w / target_w)))
+    low, high = (np.interp(np.log(end_hz), log_hz, log_drive) for end_hz in (lowest_hz, clock_hz))
+    solved_hz = clock_of(_root(excess, low, high, np.log(low_w / target_w), np.log(top_w / target_w)))
     if over.all():
         return solved_hz, costs[0]  # the root is where it was looked for last
     clock_hz = np.where(over, solved_hz, clock_hz)
