@@ -1,6 +1,7 @@
 """Whole runs on the virtual clock: they repeat to the bit, never pass a budget, and reduce to the methods they build on."""
 
 import dataclasses
+import gc
 import json
 import sqlite3
 from collections.abc import Callable
@@ -49,6 +50,40 @@ def test_a_run_does_not_depend_on_the_threads_it_is_offered(small: dict[str, Any
     finally:
         torch.set_num_threads(threads)
     assert found[0] == found[1]
+
+
+def test_a_run_keeps_the_collector_from_what_was_loaded_and_leaves_it_as_it_was(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    begin = Simulator.begin
+
+    def look(simulator: Simulator) -> None:
+        seen.append((gc.isenabled(), gc.get_freeze_count() > 10_000))
+        begin(simulator)
+
+    def collector(name: str) -> tuple[bool, int]:
+        train(small, output=tmp_path / name)
+        return gc.isenabled(), gc.get_freeze_count()
+
+    monkeypatch.setattr(Simulator, "begin", look)
+
+    assert collector("free") == (True, 0)
+    assert seen == [(True, True)]
+    gc.disable()
+    try:
+        assert collector("off") == (False, 0)
+    finally:
+        gc.enable()
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        assert collector("frozen")[1] > 0.9 * frozen  # some die without the collector
+    finally:
+        gc.unfreeze()
+    with pytest.raises(UsageError):
+        train(small, overrides=["task.data=no.such:data"], output=tmp_path / "bad")
+    assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)
 
 
 def test_the_record_adds_up(small: dict[str, Any], tmp_path: Path) -> None:
