@@ -44,3 +44,7 @@ def test_screen_tells_errors_by_model_and_shows_what_is_not_known_as_empty() -> 
     assert ["in", "sample", "3.1", "%", "12"] in lines
     assert ["leave", "one", "family", "out", "7.0", "%", "8.0", "%"] in lines
     assert ["resnet50", "12.3", "%"] in lines
+
+
+def test_screen_tells_how_far_a_limit_lowers_the_clock() -> None:
+    assert "limit 250 W, under which the clock falls to 210 MHz at the lowest" in " ".join(screen({}).split())
