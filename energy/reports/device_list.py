@@ -137,7 +137,9 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
         "memory",
         f"{show(spec.memory_bytes, 'B')} at {show(spec.dram_bytes_per_s, 'B/s')}, last-level cache {show(spec.cache_bytes, 'B')}",
     )
-    lowest = f", under which the clock falls to {show(spec.min_clock_hz, 'Hz')} at the lowest" if spec.min_clock_hz else ""
+    lowest = (
+        f", under which the clock falls to {show(spec.min_clock_hz, 'Hz')} at the lowest" if spec.min_clock_hz else ""
+    )
     facts.add_row("power", f"idle {show(spec.idle_w, 'W')}, limit {show(spec.power_limit_w, 'W')}{lowest}")
     console.print(facts)
     console.print()
