@@ -25,6 +25,7 @@ def under_power_limit(
     limit_w: np.ndarray,
     *,
     locked: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> tuple[np.ndarray, Cost]:
     """Lower each setting's clock until its power fits the limit, and give the clock and the cost there.
 
@@ -39,6 +40,7 @@ def under_power_limit(
         clock_hz: Clock of each setting without the limit. `(setting,)` [Hz]
         limit_w: Board power limit of each setting. `(setting,)` [W]
         locked: The clock was set and not left to a GPU's governor: it falls only where the mean power passes the limit.
+        tolerance: How near the logarithm of the power has to come; a fit's derivatives need the default.
 
     Returns:
         Clock of each setting, at least the spec's lowest, `(setting,)` [Hz]; and the cost at that clock.
@@ -52,7 +54,7 @@ def under_power_limit(
     lowest_hz = np.minimum(clock_hz, max(spec.min_clock_hz, 0.1 * spec.clock_hz))
     low_w, _ = seen(roofline, lowest_hz)
     target_w = np.minimum(top_w, limit_w) if hard else _soft_w(top_w, low_w, limit_w)
-    over = target_w < (1 - TOLERANCE) * top_w
+    over = target_w < (1 - tolerance) * top_w
     if not over.any():
         return clock_hz, at_top
 
@@ -71,7 +73,7 @@ def under_power_limit(
         return beyond
 
     low, high = (np.interp(np.log(end_hz), log_hz, log_drive) for end_hz in (lowest_hz, clock_hz))
-    solved_hz = clock_of(_root(excess, low, high, np.log(low_w / target_w), np.log(top_w / target_w)))
+    solved_hz = clock_of(_root(excess, low, high, np.log(low_w / target_w), np.log(top_w / target_w), tolerance))
     if over.all():
         return solved_hz, costs[0]  # the root is where it was looked for last
     clock_hz = np.where(over, solved_hz, clock_hz)
@@ -119,6 +121,7 @@ def _root(
     high: np.ndarray,
     at_low: np.ndarray,
     at_high: np.ndarray,
+    tolerance: float,
 ) -> np.ndarray:
     """Where a rising function passes zero between `low` and `high`, or `low` where it is above zero there already.
 
@@ -131,7 +134,7 @@ def _root(
         width = np.where(at_high > at_low, at_high - at_low, 1.0)
         middle = np.where(stuck, low, low - at_low * (high - low) / width)
         value = excess(middle)
-        if np.all(stuck | (np.abs(value) < TOLERANCE)):
+        if np.all(stuck | (np.abs(value) < tolerance)):
             break
         above = value > 0
         at_low = np.where(above & (side > 0), _drawn_in(at_low, value, at_high), at_low)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Central 90 % of Student's t with 4 degrees of freedom: residuals of runs on new models have heavier tails than a Gaussian.
 HALF_WIDTH_SCALES = 2.132
+TOLERANCE = 1e-6  # of log power under a limit
 UNRULED_SD = 0.5  # what is not known of an op without a rule, in log energy (assumed)
 
 
@@ -65,6 +66,7 @@ def predict(
         np.full(count, wanted_hz),
         np.full(count, limit_w),
         locked=clock_hz is not None,
+        tolerance=TOLERANCE,
     )
     op_s, op_j = Roofline(f, profile, profile.settings[:1]).op_costs(clocks[:1])
     op_s, op_j = op_s * (cost.duration_s[0] / (op_s @ f.calls)), op_j * (cost.energy_j[0] / (op_j @ f.calls))
