@@ -79,7 +79,6 @@ class Features:
     convs: np.ndarray
     views: np.ndarray
     module_calls: float
-    on_cpu: bool
     parts: np.ndarray  # calls in each of a step's `PARTS`, in the order they run `(op, part)`
 
 
@@ -198,7 +197,6 @@ def _arrays(
         convs=np.isin(kind, ("conv", *DEPTHWISE)).astype(float),
         views=(kind == "view").astype(float),
         module_calls=module_calls,
-        on_cpu=on_cpu,
         parts=_parts(flop * fill / (peak * spec.clock_hz) + moved / spec.dram_bytes_per_s, row_of, row_calls),
     )
 
@@ -320,7 +318,7 @@ class Roofline:
         self.step_math_j = self.math_j @ f.calls
         self.step_dram_j = self.dram_j @ f.calls
         # a processor's clock hardly varies in a fit, so that power of its memory and of its cores would be one
-        self.core = f.product | f.on_cpu
+        self.core = f.product | (spec.kind == "cpu")
         self.core_calls = self.core * f.calls
         self.streams_w = coef("memory_frac") * spec.power_limit_w * np.where(self.core, 0.0, miss)
         self.stream_calls_w = self.streams_w * f.calls

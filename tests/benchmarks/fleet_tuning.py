@@ -83,12 +83,16 @@ GRID: dict[str, list[Document]] = {
 }
 
 
+def _whole(method: str, setting: Document) -> Document:
+    return {"preset": METHODS[method]["preset"], **setting}
+
+
 def tuning_jobs() -> Iterator[Job]:
     """The grid's runs, seed by seed."""
     for seed in TUNING_SEEDS:
         for method, rows in GRID.items():
             for settings in rows:
-                chosen = {"preset": METHODS[method]["preset"], **settings}
+                chosen = _whole(method, settings)
                 tasks = TASKS if chosen["preset"].startswith("fedavg") else 2 * TASKS // 5
                 yield job(CELLS["main"][0], method, chosen, seed=seed, tasks=tasks, command="tune")
 
@@ -106,8 +110,7 @@ def print_grid(rows: list[Row]) -> None:
                 time, joules = (mean([reached(row, TARGET, column) for row in group]) for column in (TIME, JOULES))
                 accuracy = statistics.fmean(row["accuracy_frac"] for row in group)
                 marks = ["soonest"] * (group is soonest) + ["fewest joules"] * (group is thriftiest)
-                whole = {"preset": METHODS[method]["preset"], **setting}
-                used = [name for name, row in METHODS.items() if row == whole]
+                used = [name for name, row in METHODS.items() if row == _whole(method, setting)]
                 columns = (
                     method,
                     said,
@@ -123,7 +126,8 @@ def print_grid(rows: list[Row]) -> None:
 
 def of(rows: list[Row], method: str, setting: Document) -> list[Row]:
     """The rows of one setting."""
-    return [row for row in rows if row["settings"] == {"preset": METHODS[method]["preset"], **setting}]
+    whole = _whole(method, setting)
+    return [row for row in rows if row["settings"] == whole]
 
 
 def best(groups: list[list[Row]], column: int) -> list[Row]:
