@@ -11,6 +11,7 @@ import torch
 from budjoule.energy.ops import RULES
 from budjoule.energy.ops.dataless import ASSUMED, ON_CPU
 from budjoule.energy.ops.rule import Counted, size_bytes, stored, tensors
+from budjoule.energy.ops.shapes import KNOWN, shaped
 from budjoule.energy.workload import OpCost
 
 UNITS = {
@@ -53,7 +54,8 @@ class Func:
         overload = f"{base}.{func._overloadname}" if func.namespace == "aten" else ""
         assumed = ASSUMED.get(overload)
         self.real = ON_CPU.get(overload, func)
-        self.run = assumed.run if assumed else func
+        known = KNOWN.get(overload)
+        self.run = assumed.run if assumed else shaped(func, known) if known else func
         self.note = assumed.note if assumed else None
         name = self.name
         self.rule = RULES.get(name) or RULES.get(name.removesuffix("_copy")) or RULES.get(name + "_")
