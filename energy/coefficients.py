@@ -58,7 +58,7 @@ COEFFICIENTS: tuple[Coefficient, ...] = (
     Coefficient(
         "eff_depthwise_grad",
         "1",
-        "the same for its gradients, whose reductions fill few lanes",
+        "the same for its gradients, on a GPU over a vector peak of as many lanes as multiply integers",
         0.01,
         0.05,
         1.0,

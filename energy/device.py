@@ -41,6 +41,8 @@ class DeviceSpec:
         idle_w: Power with nothing running. [W]
         min_clock_hz: Lowest clock the power limit can push to. [Hz]
         integers_share_lanes: Some fp32 lanes also run the integer instructions, as on Pascal and on consumer-class Ampere and Ada.
+        integer_multiplies_per_clock: 32-bit integer multiplications a clock of one unit of a GPU. Volta and what followed it make 64;
+            Pascal makes each of three 16-bit ones (arithmetic throughput table of the CUDA C++ programming guide).
     """
 
     kind: str
@@ -55,6 +57,7 @@ class DeviceSpec:
     idle_w: float
     min_clock_hz: float = 0.0
     integers_share_lanes: bool = False
+    integer_multiplies_per_clock: float = 64.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("gpu", "cpu"):

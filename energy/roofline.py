@@ -229,6 +229,8 @@ def _fill(kind: np.ndarray, units: list[str], tensor: np.ndarray, shape: np.ndar
     fed = np.isin(kind, ("matmul", "batched_matmul", "attention"))
     rate = np.array([spec.peak_flop_per_clock(unit) for unit in units], dtype=float)
     fill[tensor & fed] *= (rate[tensor & fed] / FEED_FLOP_PER_CLOCK) ** FEED_EXPONENT
+    # gradients of depthwise convolutions spend their time on addresses: whole numbers, multiplied and divided for each product
+    fill[kind == "depthwise_grad"] *= spec.lanes / spec.integer_multiplies_per_clock
     if spec.integers_share_lanes:
         fill[~tensor & np.isin(kind, PRODUCTS)] /= FP32_ISSUE_FRAC
     for select, tiles in ((tensor, TENSOR_TILES), (~tensor, VECTOR_TILES)):

@@ -86,6 +86,7 @@ SPECS = {
         power_limit_w=250.0,
         idle_w=28.0,
         integers_share_lanes=True,
+        integer_multiplies_per_clock=64 / 3,
     ),
     "a40-pcie-48gb": DeviceSpec(
         kind="gpu",

@@ -143,6 +143,16 @@ def test_lanes_that_also_run_integers_have_less_time_for_fp32_products() -> None
     assert 1.2 < ratio < 1.37  # memory, which overlaps, takes as long as before
 
 
+def test_gradients_of_depthwise_convolutions_wait_for_integers() -> None:
+    profile = bj.load_profile("a100-pcie-40gb")
+    slow = replace(profile, spec=replace(profile.spec, integer_multiplies_per_clock=16.0))
+    depthwise = torch.nn.Conv2d(256, 256, 3, padding=1, groups=256)
+    for mode, factor in (("inference", 1.0), ("training", 4.0)):
+        work = bj.trace(depthwise, torch.empty(64, 256, 28, 28), mode=mode, optimizer="none")
+        ratio = bj.predict(work, device=slow).duration_s / bj.predict(work, device=profile).duration_s
+        assert 0.9 * factor < ratio <= factor
+
+
 def test_wider_matrix_unit_gains_less_than_its_width() -> None:
     profile = bj.load_profile("a100-pcie-40gb")
     wide = replace(profile.spec, flop_per_clock={**profile.spec.flop_per_clock, "bf16": 4096}, power_limit_w=1e4)
