@@ -87,8 +87,8 @@ def trace(
             as_cuda_answers(on_device),
         ):
             recorder.add_weights(t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_meta)
-            for given in tensors([*args, *kwargs.values()]):
-                recorder.memory.hold(given)
+            for held in tensors([*args, *kwargs.values()]):
+                recorder.memory.hold(held)
             with torch.set_grad_enabled(training), on_device, recorder:
                 output = model(*args, **kwargs)
                 stepped = bool(own_steps.names) or any(p.grad is not None for p in parameters.values())
@@ -98,21 +98,12 @@ def trace(
     except BudjouleError:
         raise
     except Exception as error:
-        shapes = ", ".join(
-            f"{'x'.join(map(str, t.shape)) or 'scalar'} {str(t.dtype)[6:]}" for t in tensors([*args, *kwargs.values()])
-        )
+        given = _shapes([*args, *kwargs.values()])
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UsageError(
-            f"{_name(model)} does not run on these inputs ({shapes}): {reason}; {_remedy(recorder, modules)}"
+            f"{_name(model)} does not run on these inputs ({given}): {reason}; {_remedy(recorder, modules)}"
         ) from error
-    if isinstance(recorder, FlowRecorder):
-        ops = list(fuse(recorder.calls))
-        recorder.notes[FUSED] = None
-    else:
-        ops = [
-            replace(recorder.costs[i], module=module, phase=phase, calls=calls)
-            for (i, module, phase), calls in recorder.rows.items()
-        ]
+    ops = _recorded(recorder)
     if own_steps.names:
         ops += own_steps.ops
         optimizer = "+".join(own_steps.names)
@@ -146,6 +137,22 @@ def _check(modules: list[nn.Module]) -> None:
                 )
             if any(is_lazy(p) for p in child._parameters.values()):
                 raise UsageError(f"{name} is lazy: its parameters have no sizes; run it once on a real input first")
+
+
+def _recorded(recorder: Recorder) -> list[OpCost]:
+    """What a recorder saw, each op with its module, phase and calls."""
+    if isinstance(recorder, FlowRecorder):
+        recorder.notes[FUSED] = None
+        return list(fuse(recorder.calls))
+    return [
+        replace(recorder.costs[i], module=module, phase=phase, calls=calls)
+        for (i, module, phase), calls in recorder.rows.items()
+    ]
+
+
+def _shapes(inputs: list[Any]) -> str:
+    """Shapes and types of the tensors in some inputs, for people."""
+    return ", ".join(f"{'x'.join(map(str, t.shape)) or 'scalar'} {str(t.dtype)[6:]}" for t in tensors(inputs))
 
 
 def _remedy(recorder: Recorder, modules: list[nn.Module]) -> str:
