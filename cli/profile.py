@@ -30,7 +30,7 @@ def profile(
     ] = None,
     mode: Annotated[str, typer.Option(help="inference or training.")] = "inference",
     optimizer: Annotated[str, typer.Option(help="Optimizer of a training step.")] = "adamw",
-    precision: Annotated[str, typer.Option(help="fp32, tf32, bf16, fp16, bf16-mixed or fp16-mixed.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, tf32, bf16, fp16, bf16-mixed, fp16-mixed or int8.")] = "fp32",
     fused: Annotated[
         bool, typer.Option("--fused", help="As torch.compile runs it: element-wise chains in one kernel.")
     ] = False,

@@ -1,5 +1,6 @@
 """What is known of a device: `DeviceSpec` (its datasheet) and `DeviceProfile` (its fitted coefficients), kept as TOML."""
 
+import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -70,8 +71,19 @@ class DeviceSpec:
                 and not (value > 0 or (item.name in ("min_clock_hz", "idle_w") and value == 0))
             ):
                 raise UsageError(f"{item.name} is {value}; a device spec needs a positive number")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{item.name} is {value}; a device spec needs finite numbers")
+        if self.min_clock_hz > self.clock_hz:
+            raise UsageError(
+                f"min_clock_hz is {self.min_clock_hz:g}, above the top clock of {self.clock_hz:g}; give the lowest clock"
+            )
         if "fp32" not in self.flop_per_clock:
             raise UsageError("flop_per_clock has no fp32; give the FLOP a clock of one unit for fp32 at least")
+
+    @property
+    def lowest_hz(self) -> float:
+        """The clock below which no power limit pushes. [Hz]"""
+        return max(self.min_clock_hz, 0.1 * self.clock_hz)
 
     def peak_flop_per_clock(self, precision: str) -> float:
         """FLOP a clock of one unit in a precision; what the unit lacks runs at the fp32 rate."""

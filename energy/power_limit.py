@@ -51,7 +51,7 @@ def under_power_limit(
     top_w, at_top = seen(roofline, clock_hz)
     if not (top_w > (1.0 if hard else ONSET) * limit_w).any():
         return clock_hz, at_top
-    lowest_hz = np.minimum(clock_hz, max(spec.min_clock_hz, 0.1 * spec.clock_hz))
+    lowest_hz = np.minimum(clock_hz, spec.lowest_hz)
     low_w, _ = seen(roofline, lowest_hz)
     target_w = np.minimum(top_w, limit_w) if hard else _soft_w(top_w, low_w, limit_w)
     over = target_w < (1 - tolerance) * top_w

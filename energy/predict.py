@@ -9,7 +9,7 @@ from budjoule.energy.device import DeviceProfile, load_profile
 from budjoule.energy.errors import UsageError
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.power_limit import under_power_limit
-from budjoule.energy.roofline import Roofline, features
+from budjoule.energy.roofline import Cost, Roofline, features
 from budjoule.energy.units import show
 from budjoule.energy.workload import Workload
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Central 90 % of Student's t with 4 degrees of freedom: residuals of runs on new models have heavier tails than a Gaussian.
 HALF_WIDTH_SCALES = 2.132
+WIDE = 2.0  # factor of an interval of time from which it is asked whether the clocks that a limit leaves reach so far
 TOLERANCE = 1e-6  # of log power under a limit
 UNRULED_SD = 0.5  # what is not known of an op without a rule, in log energy (assumed)
 
@@ -33,13 +34,14 @@ def predict(
 
     The interval is the coefficients' posterior carried through the model, and the model's own residual:
     ``scale^2 = sum_j (log E(mean + root_j) - log E(mean))^2 + residual^2``, where the columns root_j square to the covariance;
-    half-width ``2.13 scale`` in log energy.
+    half-width ``2.13 scale`` in log energy. Under a limit time and energy lie no further than
+    at the lowest clock, at the one found and without the limit, each with its own interval.
 
     Args:
         work: What `trace` returned.
         device: A profile's name, the path of a profile, or a `DeviceProfile`.
         clock_hz: Locked clock of the units; the default leaves it to the governor, up to the top clock. [Hz]
-        power_limit_w: Power limit, instead of the board's own: the clock is lowered until the mean power fits. [W]
+        power_limit_w: Power limit, instead of the board's own, which is the highest: the clock is lowered until the power fits. [W]
 
     Raises:
         UsageError: The device is unknown, or the clock or limit lies outside what it can do.
@@ -47,22 +49,23 @@ def predict(
     profile = load_profile(device)
     spec = profile.spec
     wanted_hz = spec.clock_hz if clock_hz is None else float(clock_hz)
-    if not 0.05 * spec.clock_hz <= wanted_hz <= 1.1 * spec.clock_hz:
+    if not 0.05 * spec.clock_hz <= wanted_hz <= spec.clock_hz * (1 + 1e-6):
         raise UsageError(
             f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.clock_hz / 1e6:g} MHz)"
         )
     limit_w = spec.power_limit_w if power_limit_w is None else float(power_limit_w)
-    if not limit_w > 0.0:
+    if not 0.0 < limit_w <= spec.power_limit_w * (1 + 1e-6):
         raise UsageError(
-            f"power limit {limit_w:g} W must be positive; {profile.name} allows up to {spec.power_limit_w:g} W"
+            f"power limit {limit_w:g} W is outside what {profile.name} can be set to (up to {spec.power_limit_w:g} W)"
         )
     if not work.ops:
         raise UsageError(f"{work.model} ran no op, so there is nothing to estimate; does its forward use its inputs?")
 
     f = features(work, spec)
     count = len(profile.settings)
+    roofline = Roofline(f, profile, profile.settings)
     clocks, cost = under_power_limit(
-        Roofline(f, profile, profile.settings),
+        roofline,
         np.full(count, wanted_hz),
         np.full(count, limit_w),
         locked=clock_hz is not None,
@@ -72,29 +75,52 @@ def predict(
     op_s, op_j = op_s * (cost.duration_s[0] / (op_s @ f.calls)), op_j * (cost.energy_j[0] / (op_j @ f.calls))
     unruled_frac = op_j @ f.unruled_calls / cost.energy_j[0]
 
-    log_energy, log_time = np.log(cost.energy_j), np.log(cost.duration_s)
-    added_e, added_t = log_energy[1:] - log_energy[0], log_time[1:] - log_time[0]
-    factor_e = float(factor(added_e, profile.residual_energy, unruled_frac)[0])
-    factor_t = float(factor(added_t, profile.residual_time, unruled_frac)[0])
     energy_j, duration_s = float(cost.energy_j[0]), float(cost.duration_s[0])
+    low, high = _interval(cost, profile, unruled_frac)
+    if high[1] > WIDE * duration_s and (clocks < wanted_hz).any():
+        # directions that each bring the clock down add up as if there were any below the lowest
+        ends = [
+            _interval(roofline.at(np.full(count, hz)), profile, unruled_frac)
+            for hz in (spec.lowest_hz, clocks[0], wanted_hz)
+        ]
+        low = np.maximum(low, np.min([end[0] for end in ends], axis=0))
+        high = np.minimum(high, np.max([end[1] for end in ends], axis=0))
     return Estimate(
         work=work,
         device=profile.name,
         status=profile.status,
         energy_j=energy_j,
-        energy_low_j=energy_j / factor_e,
-        energy_high_j=energy_j * factor_e,
+        energy_low_j=float(low[0]),
+        energy_high_j=float(high[0]),
         idle_energy_j=float(cost.idle_energy_j[0]),
         duration_s=duration_s,
-        duration_low_s=duration_s / factor_t,
-        duration_high_s=duration_s * factor_t,
+        duration_low_s=float(low[1]),
+        duration_high_s=float(high[1]),
         clock_hz=float(clocks[0]),
         power_limited=bool(clocks[0] < wanted_hz),
         unruled_energy_frac=float(unruled_frac[0]),
-        notes=_notes(work, profile, added_e, energy_j / duration_s, limit_w),
+        notes=_notes(work, profile, _added(cost.energy_j), energy_j / duration_s, limit_w),
         row_energy_j=op_j[0, f.row_of] * f.row_calls,
         row_duration_s=op_s[0, f.row_of] * f.row_calls,
     )
+
+
+def _added(value: np.ndarray) -> np.ndarray:
+    """What each direction of the coefficients' uncertainty adds to the logarithm. `(direction,)`"""
+    result: np.ndarray = np.log(value[1:]) - np.log(value[0])
+    return result
+
+
+def _interval(cost: Cost, profile: DeviceProfile, unruled_frac: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The central 90 % of energy and time, from their values at the medians and along each direction. `(2,)` [J], [s]"""
+    middle = np.array([cost.energy_j[0], cost.duration_s[0]])
+    wide = np.hstack(
+        [
+            factor(_added(cost.energy_j), profile.residual_energy, unruled_frac),
+            factor(_added(cost.duration_s), profile.residual_time, unruled_frac),
+        ]
+    )
+    return middle / wide, middle * wide
 
 
 def factor(added: np.ndarray, residual: float, unruled_frac: np.ndarray) -> np.ndarray:
@@ -126,6 +152,8 @@ def _notes(
         )
     if runtime := profile.provenance.get("runtime"):
         notes.append(f"{profile.name} speaks for {runtime}")
+    if (unit := work.precision.removesuffix("-mixed")) not in profile.spec.flop_per_clock:
+        notes.append(f"{profile.name} has no unit for {unit}: its products were taken at the rate of fp32")
     modes = profile.provenance.get("modes", [work.mode])
     if work.mode not in modes:
         notes.append(

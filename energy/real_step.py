@@ -42,6 +42,8 @@ def real_step(
         raise UsageError(
             f"cannot run {mode!r} in {precision!r}; give {' or '.join(MODES)}, and {', '.join(PRECISIONS)}"
         )
+    if precision == "int8":
+        raise UsageError("a step in int8 is estimated only; quantize the model yourself and measure that")
     dtype, lower = PRECISIONS[precision]
     model = model.to(device=device, dtype=dtype).train(mode == "training")
     args, kwargs = _filled(inputs, device, dtype)

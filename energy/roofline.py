@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from budjoule.energy.device import DeviceProfile, DeviceSpec
 
 DEPTHWISE = ("depthwise", "depthwise_grad")
+CUDNN = ("conv", "recurrent")
 PRODUCTS = ("matmul", "batched_matmul", "conv", "attention")
 # Coefficients that a product's unit and kind select.
 EFFICIENCY = {
@@ -83,8 +84,8 @@ class Features:
 
 
 def unit_precision(op: OpCost, spec: "DeviceSpec") -> str:
-    """The precision of the unit an op runs on: fp32 convolutions take TF32 where the device has it (PyTorch's default)."""
-    if op.precision == "fp32" and op.kind == "conv" and "tf32" in spec.flop_per_clock:
+    """The precision of the unit an op runs on: what cuDNN computes in fp32 takes TF32 where the device has it (PyTorch's default)."""
+    if op.precision == "fp32" and op.kind in CUDNN and "tf32" in spec.flop_per_clock:
         return "tf32"
     return op.precision if op.precision in spec.flop_per_clock else "fp32"
 
@@ -144,7 +145,8 @@ def _arrays(
     units = [unit_precision(op, spec) for op in ops]
     shape = column([x for op in ops for x in (op.product or (1, 1, 1, 1))]).reshape(-1, 4).T
     tensor = np.array([unit != "fp32" for unit in units], dtype=bool)
-    kind = np.array([op.kind for op in ops])
+    kinds = ["matmul" if op.kind == "recurrent" else op.kind for op in ops]  # a product in all but who computes it
+    kind = np.array(kinds)
     product = np.isin(kind, PRODUCTS) | np.isin(kind, DEPTHWISE)
     flop = column([op.flop for op in ops])
     moved = column([op.activation_bytes + op.weight_bytes for op in ops])
@@ -172,7 +174,10 @@ def _arrays(
         inverse_k=np.where(np.isin(kind, ("matmul", "batched_matmul", "conv")), 1 / np.maximum(shape[3], 1), 0.0),
         k_start=np.where(tensor, INDEX["k_start"], INDEX["k_start_fp32"]),
         efficiency=np.array(
-            [INDEX[EFFICIENCY.get((op.kind, unit != "fp32"), "eff_fp32")] for op, unit in zip(ops, units, strict=True)],
+            [
+                INDEX[EFFICIENCY.get((name, unit != "fp32"), "eff_fp32")]
+                for name, unit in zip(kinds, units, strict=True)
+            ],
             dtype=np.intp,
         ),
         flop=flop,
@@ -258,7 +263,7 @@ class Cost:
 class Roofline:
     """The equations of a workload with the coefficients filled in: a clock is all that they lack.
 
-    ``t_op   = (t_math^q + t_dram^q)^(1/q) + launches t_kernel``
+    ``t_op   = (t_math^q + t_dram^q)^(1/q) + launches t_kernel f_max/f``
     ``t_math = FLOP excess (1 + K0/K) / (units FLOP_per_clock f eff)``, and ``(light c_light + heavy c_heavy) / (lanes f) + loop c_loop / (cores f)`` for elements
     ``t_dram = (miss activation_bytes + weight_bytes) / (bandwidth eff_dram)``, ``miss = a^2 / (a^2 + (cache_frac cache)^2)``
     ``T_host = t_launch launches + t_product products + t_conv convs + t_view views + t_module module_calls``

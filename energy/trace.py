@@ -33,6 +33,7 @@ PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
     "bf16": (torch.bfloat16, None),
     "fp16-mixed": (torch.float32, torch.float16),
     "bf16-mixed": (torch.float32, torch.bfloat16),
+    "int8": (torch.float32, None),  # traced in fp32, then quantized
 }
 MODES = ("inference", "training")
 FUSED = "fused as torch.compile does by default: element-wise chains are one kernel (no profile was fitted on compiled models)"
@@ -58,7 +59,8 @@ def trace(
         mode: `inference` (evaluation mode, no gradients) or `training` (forward, backward, optimizer).
         optimizer: A row of `budjoule.energy.tracing.optimizers.OPTIMIZERS`; only read in training, and where a callable step does not
             step optimizers of its own.
-        precision: fp32, tf32, fp16 and bf16 re-type the model; fp16-mixed and bf16-mixed are autocast with fp32 weights.
+        precision: fp32, tf32, fp16 and bf16 re-type the model; fp16-mixed and bf16-mixed are autocast with fp32 weights; int8 is
+            a quantized model's inference.
         loss: From the model's output to a scalar; the default is `output.loss`, else the mean of the first floating output.
         fused: Cost the model as `torch.compile` runs it: element-wise chains in one kernel, no host work for views and modules.
 
@@ -69,6 +71,10 @@ def trace(
         raise UsageError(f"mode is {mode!r}; it is one of {', '.join(MODES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and mode == "training":
+        raise UsageError(
+            "int8 is for inference: a quantized model is not trained; take mode='inference' or another precision"
+        )
     optimizer_cost(optimizer)
     dtype, lower = PRECISIONS[precision]
     recorder = FlowRecorder(precision) if fused else Recorder(precision)
@@ -112,7 +118,7 @@ def trace(
         optimizer_memory(optimizer, trained, recorder.memory)
         if not trained and optimizer != "none":
             recorder.notes["no parameter received a gradient, so the optimizer costs nothing"] = None
-    return Workload(
+    work = Workload(
         model=_name(model),
         mode=mode,
         precision=precision,
@@ -125,6 +131,7 @@ def trace(
         examples=next((t.shape[0] for t in tensors([*args, *kwargs.values()]) if t.dim()), 1),
         notes=tuple(recorder.notes),
     )
+    return work.quantized() if precision == "int8" else work
 
 
 def _check(modules: list[nn.Module]) -> None:

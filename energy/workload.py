@@ -1,7 +1,7 @@
 """The `Workload` noun: every op of one step as an `OpCost`, attributed to its module and phase."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,6 +15,7 @@ KINDS = (
     "depthwise",
     "depthwise_grad",
     "attention",
+    "recurrent",
     "elementwise",
     "reduction",
     "copy",
@@ -122,6 +123,20 @@ class Workload:
     def launches(self) -> int:
         """Kernels launched in the step."""
         return sum(op.launches * op.calls for op in self.ops)
+
+    def quantized(self) -> "Workload":
+        """The same step in int8: products on the int8 unit, a quarter of the bytes; converting between the two is not counted."""
+        ops = tuple(
+            replace(op, precision="int8", activation_bytes=op.activation_bytes // 4, weight_bytes=op.weight_bytes // 4)
+            for op in self.ops
+        )
+        return replace(
+            self,
+            ops=ops,
+            precision="int8",
+            parameter_bytes=self.parameter_bytes // 4,
+            peak_memory_bytes=self.peak_memory_bytes // 4,
+        )
 
     @cached_property
     def unruled(self) -> dict[str, int]:

@@ -7,7 +7,6 @@ seen; `--write` saves the profiles. Derived from MLPerf logs v1.0 to v3.0, not a
 import argparse
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from budjoule.energy.device import DeviceProfile, DeviceSpec
 from budjoule.energy.trace import trace
 from budjoule.energy.workload import Workload
 
+PRECISIONS = ("fp32", "int8")
 REPEAT_FACTOR = 1.3
 OTHER_SETTINGS = ", other threads or power mode"
 GENERIC = "arm-board-generic"
@@ -77,7 +77,7 @@ SOURCE = "whole-board energy of single-image inference on the CPU, AC wall analy
 
 @cache
 def workload(model: str, precision: str) -> Workload:
-    """Trace one of the data set's models; int8 is the fp32 step with products on the int8 unit and a quarter of the bytes."""
+    """Trace one of the data set's models."""
     import transformers as hf
 
     with torch.device("meta"):
@@ -91,17 +91,7 @@ def workload(model: str, precision: str) -> Workload:
                 "v2": (hf.MobileNetV2Config, hf.MobileNetV2Model),
             }[version]
             net = made[1](made[0](depth_multiplier=float(width), image_size=size))
-        work = trace(net, torch.empty(1, 3, size, size))
-    return work if precision == "fp32" else quantized(work)
-
-
-def quantized(work: Workload) -> Workload:
-    """A workload in int8: products on the int8 unit, a quarter of the bytes."""
-    ops = tuple(
-        replace(op, precision="int8", activation_bytes=op.activation_bytes // 4, weight_bytes=op.weight_bytes // 4)
-        for op in work.ops
-    )
-    return replace(work, ops=ops, precision="int8")
+        return trace(net, torch.empty(1, 3, size, size), precision=precision)
 
 
 def read(path: Path) -> dict[str, list[Observation]]:
@@ -174,17 +164,25 @@ def main() -> None:
         for name, part in groups.items():
             print(report_line(name, part))
         whole = {name: part for name, part in groups.items() if not name.endswith(OTHER_SETTINGS)}
-        for precision in ("fp32", "int8"):
+        for precision in PRECISIONS:
             print(report_line(f"all {precision}", np.vstack([whole[name] for name in whole if precision in name])))
-        fp32 = np.vstack([whole[name] for name in whole if "fp32" in name])
+        by_precision = {
+            precision: {name: part for name, part in whole.items() if precision in name} for precision in PRECISIONS
+        }
         provenance[d] = {
             "source": SOURCE,
             "meter": "AC wall analyser, whole board",
             "modes": ["inference"],
             "batch": "one image",
-            "precisions": ["fp32", "int8"],
+            "precisions": list(PRECISIONS),
             "runtime": SPEAKS_FOR,
-            "leave_one_family_out": {**summary(fp32), "energy_error_frac_by_model": by_model(whole)},
+            **{
+                f"leave_one_family_out_{precision}": {
+                    **summary(np.vstack(list(parts.values()))),
+                    "energy_error_frac_by_model": by_model(parts),
+                }
+                for precision, parts in by_precision.items()
+            },
         }
         if others := len(runs[d]) - len(all_cores(runs[d])):
             provenance[d]["left_out"] = (

@@ -166,8 +166,10 @@ def main() -> None:
             "source": forecast.source,
             "runs": "none: no run on this device stands behind it",
         }
-        if runtime := nearest.provenance.get("runtime"):
-            provenance["runtime"] = runtime
+        # what the nearest device speaks for and has seen, this one cannot go beyond
+        provenance |= {
+            key: nearest.provenance[key] for key in ("runtime", "modes", "precisions") if key in nearest.provenance
+        }
         path = replace(profile, provenance=provenance, exercised=()).save(
             Path(__file__).parents[1] / "profiles" / f"{name}.toml"
         )

@@ -135,7 +135,7 @@ def main() -> None:
         profile = fitted
         if d != GENERIC:
             profile = covering(fitted, np.vstack(list(unseen[d].values())))
-            print(f"{d}: {profile.status} on all {len(evidence.runs[d])} runs")
+            print(f"{d}: {profile.status} on {len(thinned(evidence.runs[d]))} of {len(evidence.runs[d])} runs")
             print(report_line("seen", errors(evidence.runs[d], profile)))
         if options.write:
             print(f"  wrote {profile.save(Path(__file__).parents[1] / 'profiles' / f'{d}.toml').name}")

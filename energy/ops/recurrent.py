@@ -66,7 +66,7 @@ def _layer(
     gates = GATES[mode] * hidden
     through = passes * rows * gates
     return Counted(
-        kind="matmul",
+        kind="recurrent",
         flop=(4 if backward else 2) * rows * sum(w.numel() for w in weights if w.dim() > 1),
         # the steps wait for each other: each fills the device with its own rows only
         product=(1, max(1, rows // max(1, steps)), gates, hidden),

@@ -12,7 +12,7 @@ import numpy as np
 from budjoule.energy.device import DeviceProfile
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.power_limit import under_power_limit
-from budjoule.energy.predict import factor, predict
+from budjoule.energy.predict import WIDE, factor, predict
 from budjoule.energy.roofline import Features, Roofline, features
 from budjoule.energy.workload import Workload
 
@@ -50,7 +50,10 @@ def predict_clocks(
     )
     energy_j, duration_s = op_j[:, f.row_of] * f.row_calls, op_s[:, f.row_of] * f.row_calls
     unruled_frac = op_j @ f.unruled_calls / cost.energy_j
-    added_e, added_t = _added(f, profile, wanted_hz, limit_w)
+    found = _added(f, profile, wanted_hz, limit_w)
+    if found is None:  # the interval has to be bounded, as `predict` does
+        return [predict(work, device=profile, clock_hz=clock, power_limit_w=power_limit_w) for clock in clocks_hz]
+    added_e, added_t = found
     factor_e = factor(added_e, profile.residual_energy, unruled_frac)
     factor_t = factor(added_t, profile.residual_time, unruled_frac)
     return [
@@ -73,8 +76,10 @@ def predict_clocks(
     ]
 
 
-def _added(f: Features, profile: DeviceProfile, wanted_hz: np.ndarray, limit_w: float) -> tuple[np.ndarray, np.ndarray]:
-    """What each direction adds to log energy and log time. `(direction, clock)`
+def _added(
+    f: Features, profile: DeviceProfile, wanted_hz: np.ndarray, limit_w: float
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What each direction adds to log energy and log time, `(direction, clock)`; None where the clocks that the limit leaves differ much.
 
     A locked clock falls where the mean power passes the limit, and power rises with the clock: one solution from the highest
     clock is where each direction stops, whatever the clock asked for.
@@ -82,6 +87,8 @@ def _added(f: Features, profile: DeviceProfile, wanted_hz: np.ndarray, limit_w: 
     roofline = Roofline(f, profile, profile.settings)
     count = len(profile.settings)
     highest_hz, _ = under_power_limit(roofline, np.full(count, wanted_hz.max()), np.full(count, limit_w), locked=True)
+    if highest_hz.min() * WIDE < highest_hz[0]:
+        return None
     nodes_hz = np.geomspace(min(wanted_hz.min(), highest_hz.min()), highest_hz.max(), NODES)
     found = [roofline.at(np.full(count, node_hz)) for node_hz in nodes_hz]
     clocks = np.log(np.minimum(wanted_hz, highest_hz[:, None]))

@@ -121,6 +121,19 @@ METHODS: dict[str, Document] = {
         _OURS, {"server": {"damping": False}, "training": {"learning_rate": 0.15}}
     ),  # at its own rate
     "budjoule + variance": over(_OURS, {"server": {"staleness": "age-variance"}}),
+    # How much of the gain is the frames', which any server could take.
+    "fedbuff + compression": {
+        "preset": "fedbuff",
+        "server": {"buffer_size": 5, "learning_rate": 0.1, "broadcast": ["quantize:8"]},
+        "training": {"learning_rate": 0.3},
+        "update": {"compress": ["topk:0.1", "quantize:8"], "error_feedback": True},
+    },
+    "fedavg + compression": {
+        "preset": "fedavg",
+        "server": {"cohort": 40, "broadcast": ["quantize:8"]},
+        "training": {"learning_rate": 0.2},
+        "update": {"compress": ["topk:0.1", "quantize:8"], "error_feedback": True},
+    },
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
         "preset": "fedbuff",

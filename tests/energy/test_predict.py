@@ -89,7 +89,10 @@ def test_coefficient_that_no_run_exercised_widens_the_interval_and_is_named() ->
     ("kwargs", "text"),
     [
         ({"clock_hz": 9e9}, "MHz"),
-        ({"power_limit_w": -1}, "positive"),
+        ({"power_limit_w": -1}, "up to 250 W"),
+        ({"power_limit_w": 251}, "up to 250 W"),
+        ({"power_limit_w": float("nan")}, "up to 250 W"),
+        ({"clock_hz": 1.5e9}, "up to 1410 MHz"),
         ({"device": "a100-pcie"}, "a100-pcie-40gb"),
         ({"device": "no/such.toml"}, "no/such.toml"),
     ],
@@ -141,6 +144,56 @@ def test_lanes_that_also_run_integers_have_less_time_for_fp32_products() -> None
     work = bj.trace(torch.nn.Linear(4096, 4096), torch.empty(4096, 4096))
     ratio = bj.predict(work, device=shared).duration_s / bj.predict(work, device=profile).duration_s
     assert 1.2 < ratio < 1.37  # memory, which overlaps, takes as long as before
+
+
+@pytest.mark.parametrize("layer", [torch.nn.LSTM(1024, 1024), torch.nn.Conv2d(64, 64, 3)])
+def test_what_cudnn_computes_in_fp32_takes_tf32_where_there_is_some(layer: torch.nn.Module) -> None:
+    x = torch.empty(64, 256, 1024) if isinstance(layer, torch.nn.LSTM) else torch.empty(32, 64, 56, 56)
+    ampere = bj.load_profile("a100-pcie-40gb")
+    without = {name: rate for name, rate in ampere.spec.flop_per_clock.items() if name != "tf32"}
+    older = replace(ampere, spec=replace(ampere.spec, flop_per_clock=without))
+    for mode in ("inference", "training"):
+        asked, default = (bj.trace(layer, x, mode=mode, precision=name) for name in ("tf32", "fp32"))
+        assert bj.predict(default, device=ampere).duration_s == bj.predict(asked, device=ampere).duration_s
+        assert bj.predict(default, device=older).duration_s > 1.3 * bj.predict(default, device=ampere).duration_s
+
+
+def test_products_in_fp32_stay_in_fp32() -> None:
+    layer, x = torch.nn.Linear(4096, 4096), torch.empty(4096, 4096)
+    asked, default = (
+        bj.predict(bj.trace(layer, x, precision=name), device="a100-pcie-40gb") for name in ("tf32", "fp32")
+    )
+    assert default.duration_s > 3 * asked.duration_s
+
+
+def test_a_precision_that_the_device_lacks_is_said() -> None:
+    made = bj.trace(torch.nn.Linear(64, 64), torch.empty(8, 64), precision="bf16-mixed")
+    assert any("no unit for bf16" in note for note in bj.predict(made, device="v100-pcie-32gb").notes)
+    assert not any("no unit" in note for note in bj.predict(made, device="a100-pcie-40gb").notes)
+
+
+def test_int8_is_a_quantized_models_inference() -> None:
+    layer, x = torch.nn.Conv2d(64, 64, 3), torch.empty(1, 64, 56, 56)
+    whole, small = (bj.trace(layer, x, precision=name) for name in ("fp32", "int8"))
+    assert (small.flop, small.parameter_bytes) == (whole.flop, whole.parameter_bytes // 4)
+    board = "odroid-n2-plus"
+    assert bj.predict(small, device=board).energy_j < bj.predict(whole, device=board).energy_j
+    with pytest.raises(bj.BudjouleError, match="inference"):
+        bj.trace(layer, x, precision="int8", mode="training")
+
+
+def test_no_interval_is_wider_than_the_clocks_that_a_limit_leaves() -> None:
+    """Every direction of an unsure profile may end at the lowest clock; together they still end there."""
+    board = bj.load_profile("khadas-vim4")
+    made = bj.trace(torch.nn.Conv2d(64, 64, 3, padding=1), torch.empty(64, 64, 56, 56), mode="training")
+    free = bj.predict(made, device=board)
+    low = bj.predict(made, device=board, clock_hz=board.spec.lowest_hz)
+    for share in (0.6, 0.7, 0.8, 0.9):
+        limited = bj.predict(made, device=board, power_limit_w=share * free.power_w)
+        assert limited.duration_high_s <= low.duration_high_s * (1 + 1e-9)
+        assert limited.duration_low_s >= free.duration_low_s * (1 - 1e-9)
+        assert limited.energy_high_j <= 1.01 * max(low.energy_high_j, free.energy_high_j)
+        assert limited.energy_low_j < limited.energy_j < limited.energy_high_j
 
 
 def test_gradients_of_depthwise_convolutions_wait_for_integers() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from budjoule.calibration.evidence.boards import quantized, read, workload
+from budjoule.calibration.evidence.boards import read, workload
 
 HEADER = (
     "device,model,precision,batch,seq_or_image,energy_j,duration_s,avg_power_w,idle_power_w,backend,scenario,outlier\n"
@@ -26,7 +26,7 @@ def test_rows_of_one_runtime_without_outliers_become_observations(tmp_path: Path
 
 def test_int8_moves_a_quarter_of_the_bytes_for_the_same_products() -> None:
     whole = workload("mobilenet_v2_0.35_96", "fp32")
-    small = quantized(whole)
+    small = whole.quantized()
     assert small.flop == whole.flop
     assert abs(small.moved_bytes * 4 - whole.moved_bytes) < 8 * len(whole.ops) * 10
     assert {op.precision for op in small.ops} == {"int8"}
