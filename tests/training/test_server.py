@@ -75,7 +75,7 @@ def frame(client: int, version: int, values: Sequence[float] = (1, 1, 1, 1), exa
 def answer(server: Server, engine: Engine, client: int, data: bytes | None = None) -> bool:
     version = engine.out.pop(client)
     engine.free.append(client)
-    return server.receive(engine, client, frame(client, version) if data is None else data)
+    return server.receive(engine, client, frame(client, version) if data is None else data) == "taken"
 
 
 def test_semi_asynchronous_servers_keep_the_cohort_busy_and_aggregate_full_buffers() -> None:
@@ -160,7 +160,7 @@ def not_a_number() -> bytes:
 def test_what_is_no_valid_update_is_refused_and_counted_and_the_run_goes_on(data: bytes, reason: str) -> None:
     server, engine = begin("fedbuff", cohort=10)
     before = server.state.weights.copy()
-    assert not server.receive(engine, 0, data)
+    assert server.receive(engine, 0, data) == "refused"
     assert len(engine.rejects) == 1
     import re
 
@@ -177,7 +177,7 @@ def test_a_replayed_frame_is_refused() -> None:
     data = frame(client, 0)
     assert answer(server, engine, client, data)
     server.state.invited.pop(client, None)
-    assert not server.receive(engine, client, data)
+    assert server.receive(engine, client, data) == "refused"
     assert "sent twice" in engine.rejects[-1][1]
 
 
@@ -186,7 +186,7 @@ def test_a_replay_of_an_older_version_is_refused_while_the_next_is_out() -> None
     data = frame(0, 0)
     assert answer(server, engine, 0, data)
     assert engine.out[0] == 1
-    assert not server.receive(engine, 0, data)
+    assert server.receive(engine, 0, data) == "refused"
     assert answer(server, engine, 0)
 
 

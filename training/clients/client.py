@@ -4,6 +4,7 @@ Every spend is reserved at its upper bound before it is made and committed at it
 estimates, readings and its ledger; the true coefficients of its device stay with the caller, who passes readings in.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ class ClientState:
         unsent_blocks: Local blocks that no send has carried.
         sends: Updates sent.
         lost: Updates that were lost on the way.
+        taken: Those of them that the server took.
         block_started_s: When its last block began; negative before the first. [s]
         awake_until_s: Until when the radio's tail lasts. [s]
         uplink_bytes: Bytes sent. [B]
@@ -54,6 +56,7 @@ class ClientState:
     unsent_blocks: int = 0
     sends: int = 0
     lost: int = 0
+    taken: int = 0
     block_started_s: float = -1.0
     awake_until_s: float = 0.0
     uplink_bytes: int = 0
@@ -185,8 +188,8 @@ class Client:
         begun = self.state.block_started_s
         return max(now_s, self.member.phase_s if begun < 0 else begun + self._terms.slot_s)
 
-    def can_take_part(self, now_s: float, size_bytes: int) -> bool:
-        """Whether a download, a block and a send after it fit into what is left of budget, data plan and horizon."""
+    def can_take_part(self, now_s: float, size_bytes: int, *, battery_j: float = math.inf) -> bool:
+        """Whether a download, a block and a send after it fit into what is left of budget, battery, data plan and horizon."""
         if self.state.uplink_bytes + self._up_bytes > self._terms.upload_bytes:
             return False  # a task sends once at most, so seeing to the largest frame here keeps the plan
         down = self.download(now_s, size_bytes)
@@ -194,13 +197,17 @@ class Client:
         needed_j = (
             self._upper_j(down.energy_j, "downlink") + down.awake_j + self.block_upper_j() + self._flush_upper_j()
         )
-        return end_s <= self._terms.horizon_s and needed_j <= self.ledger.remaining_j
+        return end_s <= self._terms.horizon_s and needed_j <= min(self.ledger.remaining_j, battery_j)
 
-    def can_train_on(self, now_s: float, offer: Offer) -> bool:
-        """Whether another block and a send after it fit into what is left of budget and horizon."""
+    def can_train_on(self, now_s: float, offer: Offer, *, battery_j: float = math.inf) -> bool:
+        """Whether another block and a send after it fit into what is left of budget, battery and horizon."""
         needed_j = self.block_upper_j() + max(offer.price_j, offer.reserve_j)
         end_s = self.block_start_s(now_s) + self.block_duration_s
-        return needed_j <= self.ledger.remaining_j and end_s <= self._terms.horizon_s
+        return needed_j <= min(self.ledger.remaining_j, battery_j) and end_s <= self._terms.horizon_s
+
+    def next_send_s(self, now_s: float) -> float:
+        """When a frame would arrive that is sent after another block, with the link at its present rate. [s]"""
+        return self.block_start_s(now_s) + self.block_duration_s + self.upload(now_s, self._levels_bytes[0]).duration_s
 
     def offer(self, now_s: float, delta: Vector) -> Offer:
         """The situation at a block's end: what sending would cost now, the answer that follows included.

@@ -1,4 +1,7 @@
-"""How weighed updates become one: the mean, or a row that a minority of bad clients cannot pull far."""
+"""How weighed updates become one: the mean, or a row that a minority of bad clients cannot pull far.
+
+For the latter the server takes one update of each client into a version: a quick client could else be the majority of a buffer.
+"""
 
 from collections.abc import Callable, Sequence
 

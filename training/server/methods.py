@@ -3,14 +3,19 @@
 A method changes the server alone: when it aggregates (in rounds, or whenever a buffer is full) and what each update weighs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from budjoule.training.compression.update import Vector
 from budjoule.training.server.combine import Combine, Weights, mean
+
+if TYPE_CHECKING:
+    from budjoule.training.config.config import Config
 
 AGE_EXPONENT = 0.5  # of (1 + tau)^-a, as in FedBuff: Nguyen et al., AISTATS 2022, arXiv:2106.06639
 ROUNDING = 1e-9  # relative error of sums of squares, generously
@@ -187,3 +192,16 @@ METHODS: dict[str, Method] = {
         staleness="polynomial",
     ),
 }
+
+
+def one_each(config: "Config") -> bool:
+    """Whether a version takes one update a client: where noise is measured against one, or where a minority must stay one."""
+    return math.isfinite(config.privacy.epsilon) or config.server.aggregate != "mean"
+
+
+def updates_a_version(config: "Config") -> int:
+    """How many updates make a version, where all come that are asked for."""
+    server, clients = config.server, config.fleet.clients
+    if METHODS[server.method].synchronous:
+        return min(server.cohort, clients)
+    return min(server.buffer_size, clients) if one_each(config) else server.buffer_size

@@ -19,6 +19,10 @@ ENOUGH = 3  # values; of fewer none can be told apart
 RECENT = 50  # values that make a median; so few that it follows updates which grow
 
 
+class OutOfProportion(PayloadError):  # noqa: N818 - what an update is, not a fault of the payload's form
+    """An update far longer than the others', or with a claim far above theirs."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Usual:
     """How large values are: the highest that the median of the last `RECENT` has stood at when a version was made.
@@ -84,15 +88,15 @@ class Outliers:
         """Refuse what is out of all proportion.
 
         Raises:
-            PayloadError: Its length, or its number of examples, is over the usual by the factor.
+            OutOfProportion: Its length, or its number of examples, is over the usual by the factor.
         """
         if self._norms.exceeded(norm := self._norm(arrival)):
-            raise PayloadError(
+            raise OutOfProportion(
                 f"norm: an update of length {norm:.3g} is over {self._norms.factor:g} times the usual {self._norms.now:.3g}; "
                 "raise server.outlier_factor if it is honest"
             )
         if self._claims.exceeded(arrival.examples):
-            raise PayloadError(
+            raise OutOfProportion(
                 f"examples: {arrival.examples} claimed, over {self._claims.factor:g} times the usual {self._claims.now:g}; "
                 "raise server.outlier_factor, whose square this is, if that is honest"
             )

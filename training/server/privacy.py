@@ -16,6 +16,7 @@ from budjoule.energy.errors import UsageError
 from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Vector
 from budjoule.training.server.combine import Combine, Weights
+from budjoule.training.server.methods import updates_a_version
 
 if TYPE_CHECKING:
     from budjoule.training.config.config import Config
@@ -55,8 +56,7 @@ def plan_privacy(config: "Config") -> Privacy | None:
     wanted = config.privacy
     if not math.isfinite(wanted.epsilon):
         return None
-    in_rounds = config.server.method.startswith("fedavg")
-    divisor = min(config.server.cohort if in_rounds else config.server.buffer_size, config.fleet.clients)
+    divisor = updates_a_version(config)
     participations = wanted.participations or math.ceil(2 * config.stop.rounds * divisor / config.fleet.clients)
     participations = int(min(participations, config.stop.rounds))
     return Privacy(
@@ -82,7 +82,8 @@ def _covers_timing(config: "Config") -> bool:
 def noise_multiplier(epsilon: float, delta: float, participations: int) -> float:
     """The least noise over the clip that keeps (epsilon, delta) through so many versions.
 
-    Every version that a client enters is one Gaussian mechanism of sensitivity 1; they compose adaptively. Nothing is
+    Every version that a client enters is one Gaussian mechanism of sensitivity 1, since no version takes two updates of one client
+    (m of them would cost as much as m squared versions); they compose adaptively. Nothing is
     gained from sampling: whom a buffered server hears next is no secret draw.
 
     Source: Mironov, Renyi differential privacy, CSF 2017, arXiv:1702.07476; accountant: Google's dp-accounting.

@@ -8,7 +8,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,13 +19,23 @@ from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.combine import Combine, parse_aggregate
-from budjoule.training.server.methods import METHODS, STALENESS, Arrival, aggregate, damping
-from budjoule.training.server.outliers import plan_outliers
+from budjoule.training.server.methods import (
+    METHODS,
+    STALENESS,
+    Arrival,
+    aggregate,
+    damping,
+    one_each,
+    updates_a_version,
+)
+from budjoule.training.server.outliers import OutOfProportion, plan_outliers
 from budjoule.training.server.privacy import clipped, noisy_mean, noisy_share, plan_privacy
 from budjoule.training.server.secure_client import Ring, threshold
 from budjoule.training.server.secure_sum import SMALLEST, ring_code, unmask, unpack_masked
 
 _MAX_STALENESS = 1000  # versions; an older base is refused as out of version
+# What becomes of an update that arrives: it waits in the buffer, or it is refused; dropped is what would be refused again.
+Reply = Literal["taken", "refused", "dropped"]
 _MOST = 1e18  # of a weight; squares of larger ones overflow float32, and no client could train from them
 
 
@@ -102,6 +112,7 @@ class ServerState:
         average: The average of versions that is evaluated and kept as the result. Shape (n,).
         version: Versions made so far.
         round: Rounds begun, of a synchronous server.
+        closes_s: When the round's deadline is; infinite without one. [s]
         draws: Random choices made.
         participations: Versions that each client's updates entered or are about to enter.
         invited: Open invitations by client.
@@ -113,6 +124,7 @@ class ServerState:
     average: Vector
     version: int = 0
     round: int = 0
+    closes_s: float = math.inf
     draws: int = 0
     participations: dict[int, int] = field(default_factory=dict)
     invited: dict[int, Invitation] = field(default_factory=dict)
@@ -162,6 +174,9 @@ class Server:
         # Who speaks after every block leaves no slot unused, however slow it is.
         self._slot_s = math.inf if config.schedule.policy == "every-block" else config.schedule.slot_s
         self._method = METHODS[config.server.method]
+        # Noise and robust rows count on one update a client in each version; a mean of buffers takes what comes.
+        self._once = not self._method.synchronous and one_each(config)
+        self._full = updates_a_version(config)
         self._deadline_s = deadline_s
         self._layout = layout
         self._max_bytes = size_upper_bytes(layout, parse_levels(config.update.compress)[-1])
@@ -181,8 +196,8 @@ class Server:
         """Invite the first clients."""
         self._fill(engine)
 
-    def receive(self, engine: Engine, sender: int, data: bytes) -> bool:
-        """Take a frame that arrived from a client; False when it was refused, which leaves the client's invitation open.
+    def receive(self, engine: Engine, sender: int, data: bytes) -> Reply:
+        """Take a frame that arrived from a client; one that is not taken leaves the client's invitation open.
 
         Args:
             engine: The world it came from.
@@ -194,15 +209,15 @@ class Server:
             self._outliers.check(arrival)
         except PayloadError as error:
             engine.rejected(sender, str(error))
-            return False
+            return "dropped" if isinstance(error, OutOfProportion) else "refused"
         del self.state.invited[sender]
         self._outliers.keep(arrival)
         self.state.buffer.append(arrival)
         self._count(engine, sender)
-        if not self._method.synchronous and len(self.state.buffer) >= self._config.buffer_size:
+        if not self._method.synchronous and len(self.state.buffer) >= self._full:
             self._aggregate(engine)
         self._fill(engine)
-        return True
+        return "taken"
 
     def give_up(self, engine: Engine, client: int) -> None:
         """No update will come of a client's invitation: it declined, it was lost, or what it sent was refused."""
@@ -359,6 +374,9 @@ class Server:
             self.state.round += 1
         while len(self.state.invited) < self._config.cohort:
             client = self._choose(engine)
+            if client is None and self._once and self.state.buffer and not self.state.invited:
+                self._aggregate(engine)  # whoever is there has spoken
+                client = self._choose(engine)
             if client is None:
                 break
             self.state.invited[client] = Invitation(self.state.version, engine.now_s)
@@ -367,10 +385,14 @@ class Server:
         if self._ring is not None and self.state.invited:
             self.state.publics = engine.agree(tuple(self.state.invited))
         if self._method.deadline and self.state.invited:
-            engine.alarm(engine.now_s + self._deadline_s, self.state.round)
+            self.state.closes_s = engine.now_s + self._deadline_s
+            engine.alarm(self.state.closes_s, self.state.round)
 
     def _choose(self, engine: Engine) -> int | None:
         free = engine.free_clients()
+        if self._once and self.state.buffer:
+            spoken = {arrival.client for arrival in self.state.buffer}
+            free = [client for client in free if client not in spoken]
         if not free:
             return None
         self.state.draws += 1
@@ -395,6 +417,7 @@ class Server:
         return {
             "version": state.version,
             "round": state.round,
+            "closes_s": state.closes_s if math.isfinite(state.closes_s) else None,
             "draws": state.draws,
             "participations": list(state.participations.items()),
             "usual": self._outliers.numbers(),
@@ -412,6 +435,7 @@ class Server:
             average=average,
             version=numbers["version"],
             round=numbers["round"],
+            closes_s=math.inf if numbers["closes_s"] is None else numbers["closes_s"],
             draws=numbers["draws"],
             participations=dict(numbers["participations"]),
             publics={client: bytes.fromhex(public) for client, public in numbers["publics"]},

@@ -215,7 +215,7 @@ class Parts:
             "stopped_by": simulator.stopped or "budget",
             "rounds": simulator.server.state.version,
             "clients": config.fleet.clients,
-            "participating_clients": sum(row["sends"] > row["lost"] for row in by_client),
+            "participating_clients": sum(row["taken"] > 0 for row in by_client),
             "sends": totals.sends,
             "lost": totals.lost,
             "interrupted": totals.interrupted,
@@ -283,6 +283,7 @@ class Parts:
             "downlink_bytes": state.downlink_bytes,
             "sends": state.sends,
             "lost": state.lost,
+            "taken": state.taken,
             "blocks": state.blocks,
             "straggler": member.straggler,
         }

@@ -17,7 +17,6 @@ from budjoule.training.compression.frame import pack, unpack
 from budjoule.training.compression.residual import ErrorFeedback
 from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
-from budjoule.training.server.methods import METHODS
 from budjoule.training.server.server import Broadcast, Server
 from budjoule.training.simulation.blocks import Blocks, Task
 from budjoule.training.simulation.presence import Presence
@@ -91,7 +90,6 @@ class Simulator:
         self._layout = layout
         self._compressors = clients[0].compressors
         self._end_s = config.stop.duration_s
-        self._synchronous = METHODS[config.server.method].synchronous
         self._shelf = shelf
         self._secure = SecureCohort(config, layout) if config.privacy.secure_aggregation else None
 
@@ -131,9 +129,11 @@ class Simulator:
         return True
 
     def end(self) -> None:
-        """Aggregate what still waits in the buffer, unless a stop condition ended the run."""
+        """Aggregate what still waits in the buffer, unless a stop condition ended the run, and book the blocks under way as far as they ran."""
         if not self.stopped:
             self.server.finish(self)
+        for client in sorted(event.subject for event in self.queue if event.kind in ("block", "cut")):
+            self._pay_begun(client)
         self._evaluate()
 
     # What the server asks of an engine.
@@ -150,8 +150,9 @@ class Simulator:
         size_bytes = len(model.frame) + subject.setup_down_bytes
         if not self._may_work(client):  # an event of this very moment, which is still to come, says so
             return False
-        if not subject.can_take_part(self.now_s, size_bytes):
-            state.retired = True
+        if not subject.can_take_part(self.now_s, size_bytes, battery_j=self._battery_j(client)):
+            # a battery is charged again, a budget is not
+            state.retired = not subject.can_take_part(self.now_s, size_bytes)
             return False
         self._unshelve(client)
         self._out.add(client)
@@ -240,11 +241,10 @@ class Simulator:
         level = subject.scheduler.decide(offer)
         if level is None:
             subject.scheduler.settle(0.0)
-            if self._synchronous:
-                return self._leave(client)
-            if subject.can_train_on(self.now_s, offer):
+            in_time = subject.next_send_s(self.now_s) <= self.server.state.closes_s
+            if in_time and subject.can_train_on(self.now_s, offer, battery_j=self._battery_j(client)):
                 return self._start_block(client, self.now_s)
-            # Nothing more can be learnt: what there is goes out with the reserve that was kept for it.
+            # Nothing more can be learnt, or heard: what there is goes out with the reserve that was kept for it.
             level = subject.flush_level(self.now_s)
             if level is None:
                 subject.state.retired = True
@@ -293,12 +293,17 @@ class Simulator:
         self.touched.add(client)
         self._note_send(event, lost=False)
         self._rest(client)
-        if not self.server.receive(self, client, event.frame):
-            self._unshelve(client)
-            if subject.state.residual is not None:  # refused is not delivered
-                sent = unpack(event.frame, self._layout, max_bytes=len(event.frame)).values
-                subject.state.residual = subject.state.residual + sent
-            self.server.give_up(self, client)
+        reply = self.server.receive(self, client, event.frame)
+        if reply == "taken":
+            subject.state.taken += 1
+            return
+        self._unshelve(client)
+        if reply == "dropped":  # out of all proportion, and would be again: forgotten, like a block that diverged
+            subject.state.residual = None
+        elif subject.state.residual is not None:  # refused is not delivered
+            sent = unpack(event.frame, self._layout, max_bytes=len(event.frame)).values
+            subject.state.residual = subject.state.residual + sent
+        self.server.give_up(self, client)
 
     def _evaluate(self) -> None:
         self.record.evaluate(self.now_s, self.server.state.version, self.server.state.average)
@@ -328,15 +333,20 @@ class Simulator:
 
     def _cut(self, client: int) -> None:
         """The device is needed, unplugged or gone in the middle of a block, which is lost; its joules are not."""
-        subject = self.clients[client]
         self.record.totals.interrupted += 1
+        self._pay_begun(client)
+        self._leave(client)
+
+    def _pay_begun(self, client: int) -> None:
+        """Book the part of a block that has run."""
+        subject = self.clients[client]
+        self.touched.add(client)
         run_s = self.now_s - subject.state.block_started_s
         try:
             if run_s > 0:
                 subject.pay_block(run_s / subject.block_duration_s)
         except BudgetExhausted:
             subject.state.retired = True
-        self._leave(client)
 
     def _presence_changed(self, client: int) -> None:
         """A client comes or goes; what it is in the middle of is cut off by an event of its own."""
@@ -357,6 +367,14 @@ class Simulator:
     def _may_work(self, client: int) -> bool:
         """Whether a client is there and its owner's conditions hold, its battery being drained by training too."""
         return self._presences[client].may_work(self.now_s, self._drained_j(client))
+
+    def _battery_j(self, client: int) -> float:
+        """What a client's battery holds now; infinite on the mains and on its charger. [J]"""
+        presence = self._presences[client]
+        if presence.battery_j == math.inf:
+            return math.inf
+        moment = presence.moment(self.now_s, self._drained_j(client))
+        return math.inf if moment.charging else moment.battery_frac * presence.battery_j
 
     def _drained_j(self, client: int) -> float:
         """What training took from a client's battery since it was last on a charger. [J]"""

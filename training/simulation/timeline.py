@@ -49,7 +49,7 @@ def timelines(path: str, *, charging: bool, unmetered: bool) -> tuple[Timeline, 
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                says = {key: bool(float(row[key])) for key in _FACTS if row.get(key)}
+                says = {key: _yes(row[key]) for key in _FACTS if row.get(key)}
                 moment = Moment(**{**usual, **says}, battery_frac=float(row.get("battery_frac") or 1.0))
                 spell = _Spell(float(row["from_s"]), float(row["to_s"]), moment)
                 if not 0 <= spell.from_s < spell.to_s:
@@ -57,11 +57,17 @@ def timelines(path: str, *, charging: bool, unmetered: bool) -> tuple[Timeline, 
                 by_client.setdefault(row["client"], []).append(spell)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
-            f"cannot read the availability trace {path}: {error}; it needs columns client, from_s and to_s"
+            f"cannot read the availability trace {path}: {error}; it needs columns client, from_s and to_s, and may have "
+            "battery_frac from 0 to 1, and charging, unmetered and idle as 1 or 0, true or false"
         ) from None
     if not by_client:
         raise UsageError(f"the availability trace {path} has no row; give client, from_s and to_s")
     return tuple(_timeline(spells) for spells in by_client.values())
+
+
+def _yes(text: str) -> bool:
+    said = {"true": True, "yes": True, "false": False, "no": False}.get(text.strip().lower())
+    return bool(float(text)) if said is None else said
 
 
 @dataclass(frozen=True, slots=True)

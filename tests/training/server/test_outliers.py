@@ -76,12 +76,12 @@ def say(server: Server, engine: Engine, client: int, values: Any = 1.0, examples
         values=np.broadcast_to(np.float32(values), (4,)),
     )
     engine.free.append(client)
-    taken = server.receive(
+    reply = server.receive(
         engine, client, pack(update, LAYOUT, Compressor.parse([]), np.random.default_rng(server.state.version))
     )
-    if not taken:
+    if reply != "taken":
         server.give_up(engine, client)
-    return taken
+    return reply == "taken"
 
 
 @pytest.mark.parametrize("value", [1e3, 1e30, -3e38])

@@ -212,7 +212,7 @@ def test_a_version_is_the_mean_of_those_who_arrived(lost: int, rate: float) -> N
     for client in range(count - lost):
         update = Update(client=client, base_version=0, examples=7 + client, values=updates[client])
         masked = world.people[client].mask(code.encode(update.values, rng), server.state.publics)
-        assert server.receive(world, client, pack_masked(update, masked, layout))
+        assert server.receive(world, client, pack_masked(update, masked, layout)) == "taken"
     for client in range(count - lost, count):
         server.give_up(world, client)
     assert world.versions == [count - lost]

@@ -238,7 +238,9 @@ def test_a_run_with_comings_and_goings_repeats(small: dict[str, Any], tmp_path: 
 
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1000))
-def test_a_battery_runs_out_within_a_task_of_its_charge(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_battery_is_never_spent_beyond_its_charge_and_to_within_a_task_of_it(
+    seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     config = {
         "fleet": {"clients": 4, "link": "lte-2012", "battery": "60 J"},
         "budget": {"energy": "none", "horizon": "30 min"},
@@ -248,7 +250,7 @@ def test_a_battery_runs_out_within_a_task_of_its_charge(seed: int, tmp_path_fact
         "server": {"cohort": 4, "buffer_size": 2},
     }
     summary = train(config, seed=seed, output=tmp_path_factory.mktemp("run")).summary
-    assert all(60.0 <= row["spent_j"] < 60.0 + 30.0 for row in summary["by_client"])
+    assert all(60.0 - 35.0 < row["spent_j"] <= 60.0 for row in summary["by_client"])
 
 
 def test_a_block_that_is_cut_off_is_paid_for_as_long_as_it_ran(small: dict[str, Any], tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ def test_a_charger_fills_the_battery_again(when: str, tmp_path: Path) -> None:
     charged, never = drain(tmp_path / "charged", CHARGING[when]), drain(tmp_path / "never", "a,0,7200,0\n")
     charger_s = next(float(row.split(",")[1]) for row in CHARGING[when].splitlines() if row.endswith("1"))
     for row, without in zip(charged["by_client"], never["by_client"], strict=True):
-        assert 60.0 <= without["spent_j"] < 60.0 + 30.0
+        assert 60.0 - 35.0 < without["spent_j"] <= 60.0
         times_s = [event["time_s"] for event in sent(tmp_path / "charged") if event["client"] == row["client"]]
         assert max(times_s) > charger_s + 40.0
         assert row["spent_j"] > without["spent_j"] + 30.0
