@@ -71,12 +71,12 @@ def lead(run: Run) -> str:
 
 
 def participation(run: Run) -> str:
-    """Who has sent, in one sentence."""
+    """Who was heard, in one sentence."""
     rows, totals = run.clients, run.totals
     if not rows:
-        return f"{plural(totals.participating_clients or 0, 'client')} sent at least one update."
-    sent, all_sends = sum(row.sends > 0 for row in rows), sum(row.sends for row in rows)
-    text = f"{sent:,} of {plural(len(rows), 'client')} sent at least one update."
+        return f"{plural(totals.participating_clients or 0, 'client')} had at least one update taken."
+    heard, all_sends = sum(row.taken > 0 for row in rows), sum(row.sends for row in rows)
+    text = f"{heard:,} of {plural(len(rows), 'client')} had at least one update taken."
     slow = [row for row in rows if row.straggler]
     if slow and all_sends:
         share = percent(sum(row.sends for row in slow) / all_sends)

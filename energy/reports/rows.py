@@ -73,6 +73,7 @@ class Client:
     uplink_bytes: Number = 0
     downlink_bytes: Number = 0
     sends: int = 0
+    taken: int = 0
     blocks: int | None = None
     straggler: bool = False
 

@@ -5,7 +5,8 @@ line, which a killed run leaves, is dropped.
 """
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -103,8 +104,11 @@ def load_run(folder: str | Path) -> Run:
     for name, event in _events(folder / "events.jsonl", notes):
         found[name].append(event)
     if summary is None:
-        clients = _clients_so_far(folder / "ledger.db", found["send"], notes)
-        totals = _so_far(header, found["evaluate"], found["send"], clients)
+        refused = Counter(event.client for event in found["reject"])
+        arrived = Counter(send.client for send in found["send"] if not send.lost)
+        taken = {client: max(0, count - refused[client]) for client, count in arrived.items()}
+        clients = _clients_so_far(folder / "ledger.db", found["send"], taken, notes)
+        totals = _so_far(header, found["evaluate"], taken, clients)
     return Run(
         path=folder,
         name=folder.resolve().name,
@@ -173,7 +177,9 @@ def _events(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
             yield kind, checked(_EVENTS[kind], event, where)
 
 
-def _clients_so_far(path: Path, sends: list[Send], notes: list[str]) -> tuple[Client, ...]:
+def _clients_so_far(
+    path: Path, sends: list[Send], taken: Mapping[str | int, int], notes: list[str]
+) -> tuple[Client, ...]:
     """What each client of an unfinished run has spent, by the run's ledger, as of its last checkpoint."""
     if not path.is_file():
         return ()
@@ -187,19 +193,23 @@ def _clients_so_far(path: Path, sends: list[Send], notes: list[str]) -> tuple[Cl
         own = [send for send in sends if f"client-{send.client}" == account.name]
         name = own[0].client if own else account.name.removeprefix("client-")
         row = replace(
-            account.as_client(), client=name, sends=len(own), uplink_bytes=sum(send.size_bytes for send in own)
+            account.as_client(),
+            client=name,
+            sends=len(own),
+            taken=taken.get(name, 0),
+            uplink_bytes=sum(send.size_bytes for send in own),
         )
         rows.append(row)
     return tuple(rows)
 
 
 def _so_far(
-    header: dict[str, Any], evaluations: list[Evaluate], sends: list[Send], clients: tuple[Client, ...]
+    header: dict[str, Any], evaluations: list[Evaluate], taken: Mapping[str | int, int], clients: tuple[Client, ...]
 ) -> Totals:
     seed = header.get("seed")
     causes = dict.fromkeys(cause for row in clients for cause in row.spent_by_cause_j)
     known = Totals(
-        participating_clients=len({send.client for send in sends}),
+        participating_clients=sum(count > 0 for count in taken.values()),
         seed=seed if isinstance(seed, int) else None,
         spent_by_cause_j={cause: sum(row.spent_by_cause_j.get(cause, 0.0) for row in clients) for cause in causes},
     )

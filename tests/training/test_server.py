@@ -239,3 +239,49 @@ def test_what_clients_train_from_is_what_travelled() -> None:
 def test_a_broadcast_that_leaves_weights_out_is_refused() -> None:
     with pytest.raises(UsageError, match="leave weights out"):
         Server(load_config({"server": {"broadcast": ["topk:0.1"]}}), LAYOUT, np.zeros(4, np.float32))
+
+
+PRIVATE = {"privacy": {"epsilon": 8.0, "delta": 1e-5, "clip": 1.0}, "stop": {"rounds": 20}}
+
+
+def quick_one(server: Server, engine: Engine, client: int = 0) -> int:
+    """A client answers as often as it is asked, while the others are silent; how often that was before a version."""
+    count = 0
+    while client in engine.out and not server.state.version:
+        assert answer(server, engine, client)
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("method", ["fedbuff", "ftte-style", "budjoule"])
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean:0.2", "norm-bound:2", "epsilon"])
+def test_a_version_takes_one_update_a_client_where_noise_or_a_minority_counts_on_it(method: str, rule: str) -> None:
+    changes: dict[str, Any] = PRIVATE if rule == "epsilon" else {"server": {"aggregate": rule}}
+    keys = {"method": method, "cohort": 10, "buffer_size": 4, "staleness": "polynomial"}
+    config = load_config({"server": keys, "update": {"compress": []}}, overrides=[changes])
+    server, engine = Server(config, LAYOUT, np.zeros(4, np.float32), noise_seed=0), Engine()
+    server.begin(engine)
+    assert quick_one(server, engine) == 1
+    assert server.state.version == 0
+    for client in (1, 2, 3):
+        assert answer(server, engine, client)
+    assert engine.versions == [4]
+    assert 0 in engine.out  # and is asked again for the next
+
+
+def test_a_mean_takes_what_comes() -> None:
+    server, engine = begin("fedbuff", cohort=10, buffer_size=4)
+    assert quick_one(server, engine) == 4
+    assert engine.versions == [4]
+
+
+def test_where_all_have_spoken_a_version_is_made_of_fewer() -> None:
+    server, engine = begin("fedbuff", cohort=10, buffer_size=10, aggregate="median")
+    for client in (8, 9):
+        engine.out.pop(client)
+        engine.retire(client)
+        server.give_up(engine, client)
+    for client in range(8):
+        assert answer(server, engine, client)
+    assert engine.versions == [8]
+    assert len(engine.out) == 8

@@ -59,6 +59,7 @@ def write_run(
                 "uplink_bytes": sum(s[2] for s in sends if s[1] == names.get(k, k)),
                 "downlink_bytes": 9000 * count,
                 "sends": count,
+                "taken": count - (k == 0),
                 "blocks": count * 3,
                 "straggler": k % 3 == 0,
             }
@@ -141,7 +142,7 @@ def write_run(
         "clients": clients,
         "overspent_clients": sum(row["overspent_j"] > 0 for row in rows),
         "worst_decile_accuracy_frac": 0.81,
-        "participating_clients": sum(row["sends"] > 0 for row in rows),
+        "participating_clients": sum(row["taken"] > 0 for row in rows),
         "method": "budjoule",
         "seed": seed,
         "model_sha256": "ab" * 32,

@@ -17,7 +17,7 @@ from budjoule.training.compression.update import layout_of
 from budjoule.training.config.config import load_config
 from budjoule.training.run import train
 from budjoule.training.server.combine import mean
-from budjoule.training.server.methods import GAP_CAP, METHODS, STALENESS, Arrival
+from budjoule.training.server.methods import GAP_CAP, METHODS, STALENESS, Arrival, updates_a_version
 from budjoule.training.server.privacy import (
     Privacy,
     clip_norm,
@@ -120,6 +120,12 @@ def test_a_run_keeps_its_promise_and_repeats(small: dict[str, Any], run_bits: Bi
     assert not summary["rejects"]
     assert max(row["sends"] - row["lost"] for row in summary["by_client"]) == 2
     assert (summary, events) == run_bits(config)
+
+
+def test_a_buffer_divides_by_as_many_updates_as_it_waits_for() -> None:
+    keys = {"fleet": {"clients": 3}, "privacy": PROMISE, "stop": {"rounds": 5}}
+    config = load_config({**keys, "server": {"method": "fedbuff", "buffer_size": 10}})
+    assert plan_privacy(config).divisor == updates_a_version(config) == 3
 
 
 def test_the_plan_follows_cohort_and_rounds() -> None:
