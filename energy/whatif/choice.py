@@ -15,6 +15,7 @@ from budjoule.energy.errors import UsageError
 from budjoule.energy.power_limit import under_power_limit
 from budjoule.energy.predict import HALF_WIDTH_SCALES, UNRULED_SD, predict
 from budjoule.energy.roofline import Roofline, features
+from budjoule.energy.units import show
 from budjoule.energy.whatif.sweep import Point, Sweep
 from budjoule.energy.workload import Workload
 
@@ -120,12 +121,13 @@ def split_axes(text: str) -> list[str]:
     return axes
 
 
-def best_of(points: Sequence[Point], goal: Goal) -> Point:
-    """The setting that a goal names; of equals the quicker."""
+def best_of(points: Sequence[Point], goal: Goal, default: Point) -> Point:
+    """The setting that a goal names, of equals the quicker; the default where a slow-down is given and no setting keeps within it."""
     if goal.energy_delay:
         return min(points, key=lambda p: p.energy_delay)
-    longest_s = min(p.example_duration_s for p in points) * (goal.slowdown or float("inf"))
-    allowed = [p for p in points if p.example_duration_s <= longest_s * (1 + 1e-9)]
+    quickest_s = min(p.example_duration_s for p in (*points, default) if p.fits or not default.fits)
+    longest_s = quickest_s * (goal.slowdown or float("inf"))
+    allowed = [p for p in points if p.example_duration_s <= longest_s * (1 + 1e-9)] or [default]
     return min(allowed, key=lambda p: (p.example_energy_j, p.example_duration_s))
 
 
@@ -147,6 +149,9 @@ def choose(
         given: What would run otherwise: the step at the batch size that was given.
         clock_hz: The clock that it would run at; None leaves it to the governor. [Hz]
         power_limit_w: The limit that it would run under; None is the device's own. [W]
+
+    Raises:
+        UsageError: A device's memory holds none of the settings.
     """
     choices = []
     for profile in profiles:
@@ -157,13 +162,23 @@ def choose(
                 wanted_clock_hz=clock_hz,
                 power_limit_w=power_limit_w or profile.spec.power_limit_w,
                 estimate=estimate,
+                fits=given.peak_memory_bytes <= profile.spec.memory_bytes,
             )
-            choices.append(_choice(best_of(sweep.usable(profile.name), goal), default, profile, goal))
+            usable = [point for point in sweep.of(profile.name) if point.fits]
+            if not usable:
+                raise UsageError(
+                    f"{profile.name}: its {show(profile.spec.memory_bytes, 'B')} of memory hold none of the settings; "
+                    "give smaller batches, or leave the device out"
+                )
+            choices.append(saving(best_of(usable, goal, default), default, profile, goal))
     return choices
 
 
-def _choice(point: Point, default: Point, profile: DeviceProfile, goal: Goal) -> Choice:
-    """A saving with its interval: the coefficients' part of the difference in log energy, and what of the model's error differs."""
+def saving(point: Point, default: Point, profile: DeviceProfile, goal: Goal) -> Choice:
+    """What a setting saves, with the interval: the coefficients' part of the difference in log energy, and what of the model's error differs.
+
+    It is no wider than the two estimates' own intervals allow.
+    """
     here, there = _log_energies(point, profile), _log_energies(default, profile)
     difference = here - there
     same_batch = point.batch == default.batch
@@ -171,17 +186,25 @@ def _choice(point: Point, default: Point, profile: DeviceProfile, goal: Goal) ->
     unruled = UNRULED_SD * max(point.estimate.unruled_energy_frac, default.estimate.unruled_energy_frac)
     scale = np.sqrt(np.sum((difference[1:] - difference[0]) ** 2) + own**2 + unruled**2)
     half = HALF_WIDTH_SCALES * float(scale)
-    if same_batch and point.estimate.clock_hz == default.estimate.clock_hz:
+    if _setting(point, profile) == _setting(default, profile):
         half = 0.0  # the same run
-    log_ratio = np.log(point.example_energy_j / default.example_energy_j)
+    ratio = point.example_energy_j / default.example_energy_j
+    widest = default.batch / point.batch  # of ratios of an example's energies
+    least = widest * point.estimate.energy_low_j / default.estimate.energy_high_j
+    most = widest * point.estimate.energy_high_j / default.estimate.energy_low_j
     return Choice(
         goal=goal,
         point=point,
         default=default,
-        saving_frac=1 - float(np.exp(log_ratio)),
-        saving_low_frac=1 - float(np.exp(log_ratio + half)),
-        saving_high_frac=1 - float(np.exp(log_ratio - half)),
+        saving_frac=1 - ratio,
+        saving_low_frac=1 - min(ratio * float(np.exp(half)), most),
+        saving_high_frac=1 - max(ratio * float(np.exp(-half)), least),
     )
+
+
+def _setting(point: Point, profile: DeviceProfile) -> tuple[int, float | None, float]:
+    """What was asked for; no limit is the device's own."""
+    return point.batch, point.wanted_clock_hz, point.power_limit_w or profile.spec.power_limit_w
 
 
 def _log_energies(point: Point, profile: DeviceProfile) -> np.ndarray:

@@ -219,6 +219,11 @@ def sweep(
     count = len(batches) * len(clocks) * len(limits) * len(devices)
     if count > MOST_POINTS:
         raise UsageError(f"the sweep has {count} settings, over {MOST_POINTS}; take larger steps")
+    names = [profile.name for profile in devices]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"{', '.join(twice)} is given twice; give each device once, and different profiles different names"
+        )
     works = [work_of(batch) for batch in batches]
     points: list[Point] = []
     notes: dict[str, None] = {}

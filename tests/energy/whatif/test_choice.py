@@ -1,5 +1,7 @@
 """Laws of choosing: the chosen setting has the least of what was asked for, and its saving is the ratio of two estimates."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,11 +47,14 @@ def test_choice_has_the_least_of_what_was_asked(found: Sweep, works: dict[int | 
         assert point.example_energy_j == min(p.example_energy_j for p in allowed)
 
 
-def test_more_time_never_costs_energy_and_ends_at_the_least(found: Sweep) -> None:
-    energies = [best_of(found.points, parse_goal(f"energy@{1 + i / 10}x-time")).example_energy_j for i in range(40)]
+def test_more_time_never_costs_energy_and_ends_at_the_least(found: Sweep, works: dict[int | None, Workload]) -> None:
+    default = chosen(found, works, "energy").default
+    energies = [
+        best_of(found.points, parse_goal(f"energy@{1 + i / 10}x-time"), default).example_energy_j for i in range(40)
+    ]
     assert energies == sorted(energies, reverse=True)
     assert len(set(energies)) > 2
-    assert energies[-1] == best_of(found.points, parse_goal("energy")).example_energy_j
+    assert energies[-1] == best_of(found.points, parse_goal("energy"), default).example_energy_j
 
 
 def test_saving_is_the_ratio_of_two_predictions_within_its_interval(
@@ -87,6 +92,52 @@ def test_default_chosen_saves_nothing_for_certain(works: dict[int | None, Worklo
     choice = chosen(one, works, "edp")
     assert (choice.saving_low_frac, choice.saving_frac, choice.saving_high_frac) == (0, 0, 0)
     assert choice.slowdown_frac == 0
+
+
+def test_a_limit_that_does_not_bind_saves_nothing_but_not_for_certain(works: dict[int | None, Workload]) -> None:
+    """That it does not bind is itself an estimate."""
+    profile = bj.load_profile(DEVICE)
+    assert not bj.predict(works[2], device=profile, power_limit_w=249.0).power_limited
+    one = sweep({None: works[2]}.__getitem__, [profile], parse_axes(["power-limit-w=249"]))
+    (choice,) = choose(one, parse_goal("energy"), [profile], works[2])
+    assert choice.saving_frac == 0
+    assert choice.saving_low_frac < 0 < choice.saving_high_frac < 0.3
+
+
+def test_slow_down_counts_from_what_runs_now(works: dict[int | None, Workload]) -> None:
+    """All of these limits are slower than that by more than a hundredth, so nothing is to be changed."""
+    profile = bj.load_profile(DEVICE)
+    one = sweep(works.__getitem__, [profile], parse_axes(["power-limit-w=100,110"]))
+    quickest_s = min(p.example_duration_s for p in one.points)
+    choice = chosen(one, works, "energy@1.01x-time")
+    assert quickest_s > 1.01 * choice.default.example_duration_s
+    assert choice.point is choice.default
+    assert (choice.saving_low_frac, choice.saving_frac, choice.saving_high_frac, choice.slowdown_frac) == (0, 0, 0, 0)
+
+
+def test_no_saving_reaches_beyond_what_the_two_estimates_allow(works: dict[int | None, Workload]) -> None:
+    board = bj.load_profile("khadas-vim4")
+    free_w = bj.predict(works[8], device=board).power_w
+    low_w = bj.predict(works[8], device=board, clock_hz=board.spec.lowest_hz).power_w
+    one = sweep(works.__getitem__, [board], parse_axes([f"power-limit-w={0.7 * low_w + 0.3 * free_w:.3f}"]))
+    (choice,) = choose(one, parse_goal("energy"), [board], works[8])
+    here, there = choice.point.estimate, choice.default.estimate
+    assert choice.saving_low_frac >= 1 - here.energy_high_j / there.energy_low_j
+    assert choice.saving_high_frac <= 1 - here.energy_low_j / there.energy_high_j
+
+
+def test_nothing_is_chosen_that_the_memory_cannot_hold(works: dict[int | None, Workload]) -> None:
+    small = bj.load_profile(DEVICE)
+    small = replace(small, spec=replace(small.spec, memory_bytes=1e6))
+    found = sweep(works.__getitem__, [small], parse_axes(["batch=8,32"]))
+    with pytest.raises(bj.BudjouleError, match="smaller batches"):
+        choose(found, parse_goal("energy"), [small], works[8])
+
+
+def test_a_device_given_twice_is_refused(works: dict[int | None, Workload]) -> None:
+    profile = bj.load_profile(DEVICE)
+    with pytest.raises(bj.BudjouleError, match="given twice"):
+        sweep(works.__getitem__, [profile, replace(profile, title="another")], parse_axes(["batch=8"]))
 
 
 def test_limit_is_surer_than_another_batch_size(works: dict[int | None, Workload]) -> None:
