@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import budjoule as bj
-from budjoule.calibration.fit import _maximum, _soft, fit_pooled
+from budjoule.calibration.fit import PRIOR_RESIDUAL, _maximum, _residual, _soft, covering, fit_pooled
 from budjoule.calibration.prior import prior_for
 from budjoule.energy.coefficients import INDEX, NAMES
 from budjoule.energy.device import DeviceProfile
+from budjoule.energy.predict import HALF_WIDTH_SCALES
 
 
 def synthetic(seed: int = 0) -> DeviceProfile:
@@ -84,6 +85,56 @@ def test_a_fit_to_runs_under_power_limits_ends_at_the_same_place_wherever_it_sta
     for place, _, objective in found[1:]:
         assert objective == pytest.approx(found[0][2], rel=1e-5)
         assert np.max(np.abs(np.linalg.solve(root, place - found[0][0]))) < 0.02
+
+
+def test_runs_under_limits_tell_what_the_limit_did() -> None:
+    """Energies under limits alone: who took them for free runs would find a clock and a power that there were not."""
+    true = synthetic(4)
+    rows = []
+    for width, batch in ((1024, 4096), (2048, 4096), (4096, 8192)):
+        work = bj.trace(nn.Sequential(nn.Linear(width, width), nn.GELU()), torch.empty(batch, width), precision="bf16")
+        for limit_w in (120.0, 140.0, 160.0, 180.0, 200.0):
+            e = bj.predict(work, device=true, power_limit_w=limit_w)
+            assert e.power_limited
+            rows.append(
+                bj.Observation(
+                    workload=work, duration_s=e.duration_s, energy_j=e.energy_j, power_limit_w=limit_w, group=str(width)
+                )
+            )
+    fitted = bj.fit_profile(rows, spec=true.spec, name="synthetic", starts=1)
+    for o in rows:
+        e = bj.predict(o.workload, device=fitted, power_limit_w=o.power_limit_w)
+        assert (e.duration_s, e.energy_j) == pytest.approx((o.duration_s, o.energy_j), rel=0.02)
+    assert fitted.coef_["eff_tensor"] == pytest.approx(true.coef_["eff_tensor"], rel=0.1)
+
+
+def test_a_covering_profile_holds_nine_in_ten_of_what_its_fit_had_not_seen() -> None:
+    true = synthetic()
+    fitted = bj.fit_profile(runs(true, noise=0.01), spec=true.spec, name="synthetic", starts=1)
+    errors = np.random.default_rng(0).standard_t(3, (400, 2)) * (0.2, 0.3)
+    unseen = np.expm1(errors)
+    wide = covering(fitted, unseen)
+    for residual, column in ((wide.residual_energy, 0), (wide.residual_time, 1)):
+        assert np.mean(np.abs(errors[:, column]) <= HALF_WIDTH_SCALES * residual) == pytest.approx(0.9, abs=0.01)
+    assert covering(wide, 1e-3 * unseen).residual_energy == wide.residual_energy  # never narrower
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.04])
+def test_the_models_own_error_is_that_of_its_runs(scale: float) -> None:
+    """Of many Gaussian errors the median tells the scale; of few, mostly the prior does."""
+    errors = scale * np.random.default_rng(0).standard_normal(4000)
+    assert _residual(errors, PRIOR_RESIDUAL) == pytest.approx(scale, rel=0.15)
+    assert _residual(errors[:2], PRIOR_RESIDUAL) > 0.8 * PRIOR_RESIDUAL
+
+
+def test_joules_a_flop_move_half_way_with_what_the_datasheets_say() -> None:
+    base = bj.load_profile("a100-pcie-40gb")
+    twice = replace(base.spec, flop_per_clock={name: 4 * rate for name, rate in base.spec.flop_per_clock.items()})
+    moved = prior_for(twice, base, name="new")
+    for name in ("e_tensor_j", "e_tf32_j", "e_fp32_j"):
+        assert moved.coef_[name] == pytest.approx(base.coef_[name] / 2)
+    assert moved.residual_energy > base.residual_energy + 0.1
+    assert moved.residual_time > base.residual_time + 0.1
 
 
 def test_what_no_run_exercised_keeps_its_prior() -> None:
