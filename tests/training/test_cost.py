@@ -39,3 +39,15 @@ def test_a_step_is_the_estimate_above_the_idle_floor() -> None:
 def test_larger_batches_cost_more() -> None:
     by_batch = [costs().cost("raspberry-pi-5", batch).energy_j for batch in (1, 16, 256)]
     assert by_batch == sorted(by_batch)
+
+
+def test_a_batch_that_does_not_come_out_even_takes_a_pass_more() -> None:
+    model = build_model("mlp", EXAMPLE, 10, 0)
+    parted = BlockCosts(model, EXAMPLE, optimizer="sgd", local_steps=1, micro_batch=4)
+    of_four = parted.cost("raspberry-pi-5", 4)
+    for batch, passes in ((8, 2), (9, 3), (12, 3), (3, None)):
+        cost = parted.cost("raspberry-pi-5", batch)
+        if passes is None:
+            assert cost.energy_j < of_four.energy_j
+        else:
+            assert cost.energy_j == pytest.approx(passes * of_four.energy_j)

@@ -1,5 +1,7 @@
 """Who the clients are: shares in whole numbers, stragglers as asked, truths within the stated error."""
 
+import statistics
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,3 +53,15 @@ def test_slowness_lies_between_its_ends_and_is_exact_where_they_meet() -> None:
     assert len({member.slowdown for member in drawn}) == len(drawn)
     same = draw_fleet(load_config({"fleet": {"straggler_frac": 1.0, "straggler_slowdown": 10.0}}))
     assert {member.slowdown for member in same} == {10.0}
+
+
+def test_slowness_lies_evenly_on_a_logarithmic_scale() -> None:
+    fleet = {"straggler_frac": 1.0, "straggler_slowdown": [1.0, 100.0], "clients": 1000}
+    slowdowns = [member.slowdown for member in draw_fleet(load_config({"fleet": fleet}))]
+    assert sum(slowdown < 10.0 for slowdown in slowdowns) == pytest.approx(500, abs=60)
+
+
+def test_what_is_true_of_computing_says_nothing_of_the_link() -> None:
+    members = draw_fleet(load_config({"fleet": {"clients": 500, "energy_error_frac": 0.3}}))
+    compute, link = ([getattr(m, name) for m in members] for name in ("compute_truth", "link_truth"))
+    assert abs(statistics.correlation(compute, link)) < 0.15

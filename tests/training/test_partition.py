@@ -75,3 +75,22 @@ def test_more_clients_than_examples_or_owners_are_refused() -> None:
         partition("natural", LABELS, 4, 0, owners=np.arange(len(LABELS)) % 2)
     with pytest.raises(UsageError, match="needs data that know their owners"):
         partition("natural", LABELS, 4, 0)
+
+
+def test_each_class_is_dealt_by_a_draw_of_its_own() -> None:
+    """One draw for all classes would give clients of different sizes that hold all classes alike."""
+    labels = np.repeat(np.arange(10), 600)
+    parts = partition("dirichlet:0.3", labels, 20, 0)
+    held = np.stack([np.bincount(labels[part], minlength=10) / 600 for part in parts], axis=1)
+    assert np.abs(np.corrcoef(held)[np.triu_indices(10, 1)]).mean() < 0.35
+    large = [np.bincount(labels[part]).max() / part.size for part in parts if part.size > 100]
+    assert np.mean(large) > 0.35
+
+
+def test_natural_owners_are_a_choice_of_the_seed() -> None:
+    owners = np.arange(len(LABELS)) % 40
+    chosen = {
+        tuple(int(owners[part[0]]) for part in partition("natural", LABELS, 5, seed, owners=owners))
+        for seed in range(8)
+    }
+    assert len(chosen) == 8
