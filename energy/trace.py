@@ -81,7 +81,7 @@ def trace(
     on_device = AsOnDevice(lower, recorder.notes)
     own_steps = OwnSteps(recorder)
     training = mode == "training"
-    args, kwargs = _prepared(inputs, dtype, recorder)
+    args, kwargs = _prepared(inputs, dtype, recorder, training=training)
     modules = [model] if isinstance(model, nn.Module) else modules_of(model)
     _check(modules)
     try:
@@ -185,8 +185,10 @@ def _backward(output: Any, loss: Callable[[Any], torch.Tensor] | None, recorder:
     value.backward()
 
 
-def _prepared(inputs: Inputs, dtype: torch.dtype, recorder: Recorder) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs without data, except small integers and booleans, whose values models look at."""
+def _prepared(
+    inputs: Inputs, dtype: torch.dtype, recorder: Recorder, *, training: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs without data, except small integers and booleans, whose values models look at; a gradient that is wanted stays wanted."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     def prepare(value: Any) -> Any:
@@ -202,7 +204,11 @@ def _prepared(inputs: Inputs, dtype: torch.dtype, recorder: Recorder) -> tuple[t
             return value
         if value.is_floating_point() or value.is_complex():
             return torch.empty_strided(
-                value.shape, value.stride(), dtype=dtype if value.is_floating_point() else value.dtype, device="meta"
+                value.shape,
+                value.stride(),
+                dtype=dtype if value.is_floating_point() else value.dtype,
+                device="meta",
+                requires_grad=value.requires_grad and training,
             )
         if value.is_meta or isinstance(value, FakeTensor):
             if value.numel() > REAL_NUMEL:

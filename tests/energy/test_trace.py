@@ -257,3 +257,34 @@ def test_op_without_a_rule_is_named() -> None:
 def test_unknown_argument_is_named_with_the_known_ones(argument: str, value: str) -> None:
     with pytest.raises(bj.BudjouleError, match=value):
         bj.trace(nn.Linear(2, 2), torch.randn(1, 2), **{argument: value})
+
+
+def test_an_input_whose_gradient_is_wanted_costs_that_product_too() -> None:
+    layer = nn.Linear(32, 16)
+    apart, wanted = (
+        bj.trace(layer, torch.empty(8, 32, requires_grad=want), mode="training", optimizer="none")
+        for want in (False, True)
+    )
+    assert wanted.flop - apart.flop == 2 * 8 * 32 * 16
+    x = torch.empty(8, 32, requires_grad=True)
+    assert bj.trace(layer, x).flop == 2 * 8 * 32 * 16
+    assert x.requires_grad
+    assert x.grad is None
+
+
+def test_reentrant_checkpointing_of_the_first_block_traces() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    block = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(self.block, x, use_reentrant=True)
+
+    work = bj.trace(Net(), torch.empty(8, 32, requires_grad=True), mode="training", optimizer="none")
+    plain = bj.trace(block, torch.empty(8, 32, requires_grad=True), mode="training", optimizer="none")
+    assert work.flop == plain.flop + 2 * 8 * (32 * 32 + 32 * 8)  # the forward pass, once more
