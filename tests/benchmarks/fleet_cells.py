@@ -134,6 +134,15 @@ METHODS: dict[str, Document] = {
         "training": {"learning_rate": 0.2},
         "update": {"compress": ["topk:0.1", "quantize:8"], "error_feedback": True},
     },
+    # How much is left without small frames and without a tenth of the net: budjoule's server on FedBuff's terms.
+    "budjoule, dense": over(
+        _OURS,
+        {
+            "training": {"memory": "none"},
+            "update": {"compress": [], "error_feedback": False},
+            "server": {"broadcast": []},
+        },
+    ),
     # How much of the gain is the loss function's and the averaging's, which any method could have.
     "fedbuff + loss": {
         "preset": "fedbuff",
