@@ -9,6 +9,7 @@ from budjoule.energy.reports.run_folder import Run
 from budjoule.energy.reports.words import percent
 from budjoule.energy.units import show
 
+SAID = 2  # differences that name a configuration
 SPREAD_COLUMNS = ("over seeds", "runs", "accuracy", "spent", "to target", "energy to target", "up")
 
 
@@ -26,18 +27,20 @@ def by_configuration(runs: Sequence[Run]) -> list[SeedGroup]:
     groups: dict[tuple[str, ...], list[Run]] = {}
     for index, run in enumerate(runs):
         groups.setdefault(tuple(values[index] for _, values in differences), []).append(run)
-    return [
-        SeedGroup(
-            name=group[0].name
-            if len(group) == 1
-            else ", ".join(
-                f"{key.rpartition('.')[2]} {value}" for (key, _), value in zip(differences, values, strict=True)
-            )
-            or "all",
-            runs=tuple(group),
-        )
-        for values, group in groups.items()
-    ]
+    folders = [_folder(group) for group in groups.values()]
+    # more differences than one reads in a legend: where each configuration has a folder of its own, that is its name
+    by_folder = len(differences) > SAID and all(folders) and len(set(folders)) == len(folders)
+    names = []
+    for (values, group), folder in zip(groups.items(), folders, strict=True):
+        said = [f"{key.rpartition('.')[2]} {value}" for (key, _), value in zip(differences, values, strict=True)]
+        names.append(group[0].name if len(group) == 1 else folder if by_folder else ", ".join(said) or "all")
+    return [SeedGroup(name=name, runs=tuple(group)) for name, group in zip(names, groups.values(), strict=True)]
+
+
+def _folder(runs: Sequence[Run]) -> str:
+    """The folder that runs lie in, as their names have it; empty where they lie in several."""
+    folders = {run.name.rpartition("/")[0] for run in runs}
+    return folders.pop() if len(folders) == 1 else ""
 
 
 def over_seeds(runs: Sequence[Run]) -> list[list[str]]:

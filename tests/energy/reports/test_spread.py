@@ -38,3 +38,15 @@ def test_a_target_missed_is_counted_and_not_averaged(make_run: MakeRun) -> None:
     missed = replace(two, totals=replace(two.totals, time_to_target_s=None))
     (row,) = over_seeds([one, missed])
     assert row[4] == f"{show(one.totals.time_to_target_s, 's')} (1 of 2)"
+
+
+def test_configurations_of_many_differences_go_by_their_folders(make_run: MakeRun) -> None:
+    runs = []
+    for method, changes in (("ours", {"a": 1, "b": 2, "c": 3}), ("theirs", {"a": 4, "b": 5, "c": 6})):
+        for seed in range(2):
+            run = load_run(make_run(f"{method}-{seed}", seed=seed))
+            header = {**run.header, "config": {**run.header["config"], "more": changes}}
+            runs.append(replace(run, name=f"{method}/seed-{seed}", header=header))
+    assert [row[0] for row in over_seeds(runs)] == ["ours", "theirs"]
+    together = [replace(run, name=f"all/{index}") for index, run in enumerate(runs)]
+    assert [row[0] for row in over_seeds(together)] == ["a 1, b 2, c 3", "a 4, b 5, c 6"]
