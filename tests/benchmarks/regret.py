@@ -3,7 +3,7 @@
 `python tests/benchmarks/regret.py --data FOLDER` with the folder of the data sets. Every model is chosen for by a fit that has
 not seen its family on any device, then by a forecast from the other devices alone; beside them the default (largest limit, middle batch size)
 and a rule of thumb (55 % of the largest limit, largest batch size: the best such rule for these very rows, found in hindsight).
-Zeus finds its choice by trying, from which its paper reports 15.3 to 75.8 % less energy than the default; nothing runs here. Rows that give an epoch's total serve too: energies of one
+Zeus finds its choice by trying, each limit for a few seconds of the running job and each batch size in trainings of its own, from which its paper reports 15.3 to 75.8 % less energy than the default; nothing runs here. Rows that give an epoch's total serve too: energies of one
 epoch compare as energies an item do. A last table says how often the interval of a saving held the measured one: of each limit against the largest at the same
 batch size, of each batch size against the middle one under the same limit, and of what is chosen against the default; with the model's own error
 that the shipped profile states, which is widened until nine in ten runs of families never seen lie within. BERT's tweets are taken as 40 tokens long and NeuMF's sizes as the MLPerf reference's (both unknown).

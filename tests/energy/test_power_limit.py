@@ -1,5 +1,8 @@
 """Laws of the power limit: the clock found is the one where the power fits that is held, and the lowest where none does."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import nn
 
 import budjoule as bj
 from budjoule.energy.coefficients import INDEX
-from budjoule.energy.power_limit import WINDOW_S, held, under_power_limit
+from budjoule.energy.power_limit import WINDOW_S, _soft_w, held, under_power_limit
 from budjoule.energy.roofline import Cost, Roofline, features
 from budjoule.energy.workload import Workload
 
@@ -150,3 +153,41 @@ def test_parts_of_a_step_hold_every_call_once(work: Workload) -> None:
         f = features(one, bj.load_profile("a40-pcie-48gb").spec)
         np.testing.assert_allclose(f.parts.sum(axis=1), f.calls)
         assert np.all(f.parts >= 0)
+
+
+@pytest.mark.parametrize(
+    ("top_w", "limit_w", "left_w"),
+    [
+        (200.0, 500.0, 200.0),  # r = 0.22: nothing is felt below 0.4
+        (200.0, 351.0, 200.0),
+        (200.0, 200.0, 100.0 + 100.0 * (1 + 1 - 0.4**3) ** (-1 / 3)),
+        (200.0, 150.0, 100.0 + 100.0 * (1 + 2**3 - 0.4**3) ** (-1 / 3)),
+        (200.0, 101.0, 100.0 + 100.0 * (1 + 100**3 - 0.4**3) ** (-1 / 3)),
+        (200.0, 90.0, 90.0),  # the lowest clock draws more: it is what is left, and the clock is found at its end
+    ],
+)
+def test_a_governor_holds_softly_what_lies_above_the_lowest_clocks_power(
+    top_w: float, limit_w: float, left_w: float
+) -> None:
+    found = _soft_w(np.array([top_w]), np.array([100.0]), np.array([limit_w]))
+    assert found[0] == pytest.approx(left_w, rel=1e-12)
+
+
+def test_no_limit_pushes_below_a_tenth_of_the_top_clock_where_the_spec_has_no_lowest(work: Workload) -> None:
+    board = bj.load_profile("cpu-generic")
+    spec = replace(board.spec, min_clock_hz=0.0)
+    estimate = bj.predict(work, device=replace(board, spec=spec), power_limit_w=0.01)
+    assert estimate.clock_hz == pytest.approx(0.1 * spec.clock_hz)
+
+
+@pytest.mark.parametrize("device", ["v100-pcie-32gb", "a40-pcie-48gb", "a100-pcie-40gb", "raspberry-pi-4b"])
+def test_a_lower_limit_is_never_quicker_and_never_draws_more(device: str) -> None:
+    layer = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64), torch.nn.ReLU())
+    step = bj.trace(layer, torch.empty(64, 64, 56, 56), mode="training", optimizer="sgd")
+    profile = bj.load_profile(device)
+    limits = np.linspace(0.2, 1.0, 60) * profile.spec.power_limit_w
+    found = [bj.predict(step, device=profile, power_limit_w=float(limit)) for limit in limits]
+    times, powers = [e.duration_s for e in found], [e.power_w for e in found]
+    assert all(later <= earlier * (1 + 1e-5) for earlier, later in itertools.pairwise(times))
+    assert all(later >= earlier * (1 - 1e-5) for earlier, later in itertools.pairwise(powers))
+    assert times[0] > times[-1] or not found[0].power_limited

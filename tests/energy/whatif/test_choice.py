@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import budjoule as bj
+from budjoule.energy.device import DeviceProfile
 from budjoule.energy.model_spec import parse_inputs
-from budjoule.energy.whatif.choice import Choice, best_of, choose, parse_goal, split_axes
+from budjoule.energy.predict import HALF_WIDTH_SCALES, UNRULED_SD
+from budjoule.energy.whatif.choice import Choice, _log_energies, best_of, choose, parse_goal, split_axes
 from budjoule.energy.whatif.sweep import Sweep, parse_axes, sweep
 from budjoule.energy.workload import Workload
 
@@ -138,6 +141,47 @@ def test_a_device_given_twice_is_refused(works: dict[int | None, Workload]) -> N
     profile = bj.load_profile(DEVICE)
     with pytest.raises(bj.BudjouleError, match="given twice"):
         sweep(works.__getitem__, [profile, replace(profile, title="another")], parse_axes(["batch=8"]))
+
+
+def test_of_the_models_own_error_half_counts_between_limits_and_all_between_batch_sizes(
+    works: dict[int | None, Workload],
+) -> None:
+    """With coefficients that are known for certain nothing else is left, but for ops without a rule."""
+    sure = bj.load_profile(DEVICE)
+    sure = replace(sure, log_cov=np.zeros_like(sure.log_cov), residual_energy=0.05)
+    for axis, share in (("power-limit-w=200", 0.5), ("batch=32", 1.0)):
+        choice = chosen_by(sure, works, axis)
+        expected = np.exp(2 * HALF_WIDTH_SCALES * share * 0.05)
+        assert (1 - choice.saving_low_frac) / (1 - choice.saving_high_frac) == pytest.approx(expected)
+    unruled = {
+        batch: replace(work, ops=tuple(replace(op, ruled=op.kind != "conv") for op in work.ops))
+        for batch, work in works.items()
+    }
+    choice = chosen_by(sure, unruled, "power-limit-w=200")
+    frac = max(choice.point.estimate.unruled_energy_frac, choice.default.estimate.unruled_energy_frac)
+    assert frac > 0.3
+    expected = np.exp(2 * HALF_WIDTH_SCALES * np.hypot(0.5 * 0.05, UNRULED_SD * frac))
+    assert (1 - choice.saving_low_frac) / (1 - choice.saving_high_frac) == pytest.approx(expected)
+
+
+def test_a_locked_clock_is_compared_at_that_clock(works: dict[int | None, Workload]) -> None:
+    """Where only the residual counts, a saving between two clocks is what two predictions at these clocks say, limits or not."""
+    profile = bj.load_profile(DEVICE)
+    one = sweep(works.__getitem__, [profile], parse_axes(["clock-mhz=900"]))
+    choice = chosen(one, works, "energy", clock_hz=1.2e9)
+    here, there = (bj.predict(works[8], device=profile, clock_hz=hz) for hz in (0.9e9, 1.2e9))
+    assert choice.saving_frac == pytest.approx(1 - here.energy_j / there.energy_j)
+    each = _log_energies(choice.point, profile) - _log_energies(choice.default, profile)
+    scale = np.sqrt(np.sum((each[1:] - each[0]) ** 2) + (0.5 * profile.residual_energy) ** 2)
+    assert each[0] == pytest.approx(np.log(here.energy_j / there.energy_j))
+    width = np.log((1 - choice.saving_low_frac) / (1 - choice.saving_high_frac))
+    assert width == pytest.approx(2 * HALF_WIDTH_SCALES * scale)
+
+
+def chosen_by(profile: DeviceProfile, works: dict[int | None, Workload], axis: str) -> Choice:
+    found = sweep(works.__getitem__, [profile], parse_axes([axis]))
+    (choice,) = choose(found, parse_goal("energy"), [profile], works[None])
+    return choice
 
 
 def test_limit_is_surer_than_another_batch_size(works: dict[int | None, Workload]) -> None:
