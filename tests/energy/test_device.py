@@ -1,5 +1,6 @@
 """Laws of profiles: save and load is identity, malformed files are named, every shipped profile says where it comes from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,24 @@ def test_every_shipped_profile_says_where_it_comes_from() -> None:
         assert len(profile.provenance["source"]) > 20
         assert profile.provenance["date"]
         if profile.status == "fitted":
-            (unseen,) = (value for key, value in profile.provenance.items() if key.startswith("leave_one_"))
+            unseen = [value for key, value in profile.provenance.items() if key.startswith("leave_one_")]
+            assert len(unseen) == (2 if "int8" in profile.provenance["precisions"] else 1)
             # its interval covers what it was wrong by on models that the fit had not seen
-            assert 0 < unseen["energy_error_frac"] < 2.132 * profile.residual_energy
+            assert all(0 < each["energy_error_frac"] < 2.132 * profile.residual_energy for each in unseen)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"clock_hz": float("inf")}, "finite"),
+        ({"power_limit_w": float("inf")}, "finite"),
+        ({"min_clock_hz": 1e10}, "lowest clock"),
+        ({"integer_multiplies_per_clock": 0.0}, "positive"),
+    ],
+)
+def test_a_spec_that_no_device_has_is_refused(wrong: dict[str, float], text: str) -> None:
+    with pytest.raises(bj.BudjouleError, match=text):
+        replace(bj.load_profile("a100-pcie-40gb").spec, **wrong)  # type: ignore[arg-type]
 
 
 def test_user_profile_comes_before_the_shipped_one(tmp_path: Path) -> None:
