@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,13 +24,13 @@ import psutil
 POLL_S = 0.1
 IMPORTS = "import torch"
 OURS = """
-import sys, budjoule as bj
-clients, rounds, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-bj.train({"preset": "fedavg", "fleet": {"clients": clients, "straggler_frac": 0.0}, "server": {"cohort": clients},
-          "task": {"data": "digits", "model": "mlp", "partition": "dirichlet:0.3"},
-          "training": {"local_steps": 10, "batch_size": 16, "learning_rate": 0.05},
-          "budget": {"horizon": "100 h"},
-          "stop": {"rounds": rounds, "target_accuracy_frac": "none", "duration": "none"}}, output=folder)
+preset = "fedavg"
+task = {{ data = "digits", model = "mlp", partition = "dirichlet:0.3" }}
+fleet = {{ clients = {clients}, straggler_frac = 0.0 }}
+server = {{ cohort = {clients} }}
+training = {{ local_steps = 10, batch_size = 16, learning_rate = 0.05 }}
+budget = {{ horizon = "100 h" }}
+stop = {{ rounds = {rounds}, target_accuracy_frac = "none", duration = "none" }}
 """
 SCALING = """
 import sys, numpy as np, torch, budjoule as bj
@@ -67,7 +68,9 @@ def main() -> None:
             "| clients | updates | seconds | processor seconds | peak MB | above the imports |\n|---|---|---|---|---|---|"
         )
         for clients in options.scaling.split(","):
-            wall_s, cpu_s, peak = ours(SCALING, clients, str(options.updates // 20))
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, "-c", SCALING, clients, str(options.updates // 20), folder]
+                wall_s, cpu_s, peak = watch(command)
             print(
                 f"| {clients} | {options.updates} | {wall_s:.1f} | {cpu_s:.1f} | {peak / 1e6:.0f} | {(peak - bare_bytes) / 1e6:.0f} |"
             )
@@ -75,7 +78,7 @@ def main() -> None:
     print("| job | engine | seconds | processor seconds | peak MB | above the imports |\n|---|---|---|---|---|---|")
     for job in options.job or ["10x5", "100x20"]:
         clients, rounds = job.split("x")
-        rows = {"budjoule": [ours(OURS, clients, rounds) for _ in range(2)][-1]}
+        rows = {"budjoule": [ours(clients, rounds) for _ in range(2)][-1]}
         if options.flower:
             command = [options.flower, str(Path(__file__).with_name("engine_flower.py")), clients, rounds]
             rows["flower"] = [watch(command) for _ in range(2)][-1]
@@ -87,10 +90,12 @@ def main() -> None:
             )
 
 
-def ours(program: str, clients: str, rounds: str) -> tuple[float, float, int]:
+def ours(clients: str, rounds: str) -> tuple[float, float, int]:
     """A job in budjoule's engine."""
     with tempfile.TemporaryDirectory() as folder:
-        return watch([sys.executable, "-c", program, clients, rounds, folder])
+        config = Path(folder) / "job.toml"
+        config.write_text(OURS.format(clients=clients, rounds=rounds))
+        return watch([sys.executable, "-m", "budjoule", "train", str(config), "-o", f"{folder}/run"])
 
 
 def watch(command: list[str]) -> tuple[float, float, int]:
@@ -115,7 +120,8 @@ def watch(command: list[str]) -> tuple[float, float, int]:
                 except psutil.Error:
                     continue
             peak = max(peak, total)
-            time.sleep(POLL_S)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_S)
         if process.returncode:
             log.seek(0)
             raise SystemExit(f"{' '.join(command[:3])} failed:\n{log.read().decode(errors='replace')[-3000:]}")
