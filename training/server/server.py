@@ -90,8 +90,8 @@ class Engine(Protocol):
         """A new version stands."""
         ...
 
-    def rejected(self, client: int, reason: str) -> None:
-        """Something that arrived was refused."""
+    def rejected(self, client: int, reason: str, *, after_all: bool = False) -> None:
+        """Something that arrived was refused, perhaps after it had been taken into the buffer."""
         ...
 
 
@@ -280,7 +280,7 @@ class Server:
         """Refuse after all what had been taken into the buffer."""
         for arrival in arrivals:
             self._outliers.forget(arrival)
-            engine.rejected(arrival.client, reason)
+            engine.rejected(arrival.client, reason, after_all=True)
 
     def _aggregate(self, engine: Engine) -> None:
         """Make a version of what the buffer holds, or refuse it, and the version before stands."""

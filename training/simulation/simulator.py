@@ -194,8 +194,11 @@ class Simulator:
             if self.record.reached:
                 self.stopped = "target"
 
-    def rejected(self, client: int, reason: str) -> None:
+    def rejected(self, client: int, reason: str, *, after_all: bool = False) -> None:
         """Note a refused arrival."""
+        if after_all:
+            self.touched.add(client)
+            self.clients[client].state.taken -= 1
         self.record.rejected(self.now_s, client, reason)
 
     # What clients do.

@@ -51,7 +51,7 @@ class Engine:
 
     def published(self, updates: int, mean_staleness: float) -> None: ...
 
-    def rejected(self, client: int, reason: str) -> None:
+    def rejected(self, client: int, reason: str, *, after_all: bool = False) -> None:
         self.rejects.append((client, reason.split(":")[0]))
 
 

@@ -119,3 +119,25 @@ def test_losses_are_drawn_anew_for_each_send(small: Small, tmp_path: Path) -> No
     }
     rows = train(small, overrides=[change], output=tmp_path / "run").summary["by_client"]
     assert all(0.2 < row["lost"] / row["sends"] < 0.8 for row in rows)
+
+
+def test_what_is_refused_after_all_was_not_taken(small: Small, tmp_path: Path) -> None:
+    """Rounds of a secure sum that too few reach are void, though each update had been taken in."""
+    change = {
+        "server": {"method": "fedavg", "cohort": 6, "staleness": "constant"},
+        "update": {"compress": [], "error_feedback": False},
+        "privacy": {"secure_aggregation": True, "clip": 1.0},
+        "fleet": {"dropout_frac": 0.5, "straggler_frac": 0.0},
+        "schedule": {"policy": "every-block", "slot": "none"},
+        "budget": {"energy": "none"},
+        "stop": {"rounds": 4, "duration": "none"},
+    }
+    run = train(small, overrides=[change], output=tmp_path / "run")
+    refused = Counter(row["client"] for row in events(run.folder, "reject"))
+    assert refused
+    for row in run.summary["by_client"]:
+        on_the_way = row["sends"] - row["lost"] - row["taken"] - refused[row["client"]]
+        assert on_the_way in (0, 1)
+    assert sum(row["taken"] for row in run.summary["by_client"]) == sum(
+        row["updates"] for row in events(run.folder, "aggregate")
+    )
