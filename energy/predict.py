@@ -47,21 +47,11 @@ def predict(
         UsageError: The device is unknown, or the clock or limit lies outside what it can do.
     """
     profile = load_profile(device)
-    spec = profile.spec
-    wanted_hz = spec.clock_hz if clock_hz is None else float(clock_hz)
-    if not 0.05 * spec.clock_hz <= wanted_hz <= spec.clock_hz * (1 + 1e-6):
-        raise UsageError(
-            f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.clock_hz / 1e6:g} MHz)"
-        )
-    limit_w = spec.power_limit_w if power_limit_w is None else float(power_limit_w)
-    if not 0.0 < limit_w <= spec.power_limit_w * (1 + 1e-6):
-        raise UsageError(
-            f"power limit {limit_w:g} W is outside what {profile.name} can be set to (up to {spec.power_limit_w:g} W)"
-        )
+    wanted_hz, limit_w = _asked(profile, clock_hz, power_limit_w)
     if not work.ops:
         raise UsageError(f"{work.model} ran no op, so there is nothing to estimate; does its forward use its inputs?")
 
-    f = features(work, spec)
+    f = features(work, profile.spec)
     count = len(profile.settings)
     roofline = Roofline(f, profile, profile.settings)
     clocks, cost = under_power_limit(
@@ -79,10 +69,8 @@ def predict(
     low, high = _interval(cost, profile, unruled_frac)
     if high[1] > WIDE * duration_s and (clocks < wanted_hz).any():
         # directions that each bring the clock down add up as if there were any below the lowest
-        ends = [
-            _interval(roofline.at(np.full(count, hz)), profile, unruled_frac)
-            for hz in (spec.lowest_hz, clocks[0], wanted_hz)
-        ]
+        ends_hz = (profile.spec.lowest_hz, clocks[0], wanted_hz)
+        ends = [_interval(roofline.at(np.full(count, hz)), profile, unruled_frac) for hz in ends_hz]
         low = np.maximum(low, np.min([end[0] for end in ends], axis=0))
         high = np.minimum(high, np.max([end[1] for end in ends], axis=0))
     return Estimate(
@@ -103,6 +91,26 @@ def predict(
         row_energy_j=op_j[0, f.row_of] * f.row_calls,
         row_duration_s=op_s[0, f.row_of] * f.row_calls,
     )
+
+
+def _asked(profile: DeviceProfile, clock_hz: float | None, power_limit_w: float | None) -> tuple[float, float]:
+    """Clock and limit that were asked for, or the device's own. [Hz], [W]
+
+    Raises:
+        UsageError: The device has no such clock or limit.
+    """
+    spec = profile.spec
+    wanted_hz = spec.clock_hz if clock_hz is None else float(clock_hz)
+    if not 0.05 * spec.clock_hz <= wanted_hz <= spec.clock_hz * (1 + 1e-6):
+        raise UsageError(
+            f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.clock_hz / 1e6:g} MHz)"
+        )
+    limit_w = spec.power_limit_w if power_limit_w is None else float(power_limit_w)
+    if not 0.0 < limit_w <= spec.power_limit_w * (1 + 1e-6):
+        raise UsageError(
+            f"power limit {limit_w:g} W is outside what {profile.name} can be set to (up to {spec.power_limit_w:g} W)"
+        )
+    return wanted_hz, limit_w
 
 
 def _added(value: np.ndarray) -> np.ndarray:

@@ -67,16 +67,8 @@ def trace(
     Raises:
         UsageError: The model cannot run on these inputs, or an argument is unknown; the message says which and what helps.
     """
-    if mode not in MODES:
-        raise UsageError(f"mode is {mode!r}; it is one of {', '.join(MODES)}")
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
-    if precision == "int8" and mode == "training":
-        raise UsageError(
-            "int8 is for inference: a quantized model is not trained; take mode='inference' or another precision"
-        )
+    dtype, lower = _typed(mode, precision)
     optimizer_cost(optimizer)
-    dtype, lower = PRECISIONS[precision]
     recorder = FlowRecorder(precision) if fused else Recorder(precision)
     on_device = AsOnDevice(lower, recorder.notes)
     own_steps = OwnSteps(recorder)
@@ -114,10 +106,7 @@ def trace(
         ops += own_steps.ops
         optimizer = "+".join(own_steps.names)
     elif training:
-        ops += optimizer_ops(optimizer, trained, precision="fp32")
-        optimizer_memory(optimizer, trained, recorder.memory)
-        if not trained and optimizer != "none":
-            recorder.notes["no parameter received a gradient, so the optimizer costs nothing"] = None
+        ops += _optimized(optimizer, trained, recorder)
     work = Workload(
         model=_name(model),
         mode=mode,
@@ -134,6 +123,23 @@ def trace(
     return work.quantized() if precision == "int8" else work
 
 
+def _typed(mode: str, precision: str) -> tuple[torch.dtype, torch.dtype | None]:
+    """The type of weights and inputs, and autocast's lower one.
+
+    Raises:
+        UsageError: The mode or the precision is unknown, or they do not go together.
+    """
+    if mode not in MODES:
+        raise UsageError(f"mode is {mode!r}; it is one of {', '.join(MODES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and mode == "training":
+        raise UsageError(
+            "int8 is for inference: a quantized model is not trained; take mode='inference' or another precision"
+        )
+    return PRECISIONS[precision]
+
+
 def _check(modules: list[nn.Module]) -> None:
     for module in modules:
         for path, child in module.named_modules():
@@ -144,6 +150,14 @@ def _check(modules: list[nn.Module]) -> None:
                 )
             if any(is_lazy(p) for p in child._parameters.values()):
                 raise UsageError(f"{name} is lazy: its parameters have no sizes; run it once on a real input first")
+
+
+def _optimized(optimizer: str, trained: Mapping[str, nn.Parameter], recorder: Recorder) -> list[OpCost]:
+    """The step of an optimizer by name over what received a gradient."""
+    optimizer_memory(optimizer, trained, recorder.memory)
+    if not trained and optimizer != "none":
+        recorder.notes["no parameter received a gradient, so the optimizer costs nothing"] = None
+    return optimizer_ops(optimizer, trained, precision="fp32")
 
 
 def _recorded(recorder: Recorder) -> list[OpCost]:
