@@ -11,7 +11,8 @@ from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.frame import pack, unpack
 from budjoule.training.compression.update import Update, layout_of
 from budjoule.training.config.config import load_config
-from budjoule.training.server.server import Broadcast, Server
+from budjoule.training.server.engine import Broadcast
+from budjoule.training.server.server import Server
 
 LAYOUT = layout_of([("weight", (4,))])
 OTHER = layout_of([("weight", (2, 2))])

@@ -6,9 +6,9 @@ update of an invited client is counted and refused, and the run goes on.
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from budjoule.training.compression.levels import parse_levels
 from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
 from budjoule.training.server.combine import Combine, parse_aggregate
+from budjoule.training.server.engine import Broadcast, Engine, Reply
 from budjoule.training.server.methods import (
     METHODS,
     STALENESS,
@@ -34,65 +35,7 @@ from budjoule.training.server.secure_client import Ring, threshold
 from budjoule.training.server.secure_sum import SMALLEST, ring_code, unmask, unpack_masked
 
 _MAX_STALENESS = 1000  # versions; an older base is refused as out of version
-# What becomes of an update that arrives: it waits in the buffer, or it is refused; dropped is what would be refused again.
-Reply = Literal["taken", "refused", "dropped"]
 _MOST = 1e18  # of a weight; squares of larger ones overflow float32, and no client could train from them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broadcast:
-    """A version as clients receive it.
-
-    Args:
-        version: Its number.
-        frame: The bytes that travel.
-        values: What the frame decodes to, which is what clients train from. Shape (n,).
-    """
-
-    version: int
-    frame: bytes
-    values: Vector
-
-
-class Engine(Protocol):
-    """What a server needs of the world: a clock, who is free, and ways to reach them."""
-
-    @property
-    def now_s(self) -> float:
-        """Time since the run began. [s]"""
-        ...
-
-    def free_clients(self) -> Sequence[int]:
-        """Clients that can be invited now."""
-        ...
-
-    def invite(self, client: int, model: "Broadcast") -> bool:
-        """Hand a client the model to train from; False when it cannot take part."""
-        ...
-
-    def alarm(self, time_s: float, mark: int) -> None:
-        """Call `Server.alarmed(mark)` at a time. [s]"""
-        ...
-
-    def retire(self, client: int) -> None:
-        """Offer a client no more."""
-        ...
-
-    def agree(self, clients: Sequence[int]) -> Mapping[int, bytes]:
-        """Ask the clients of a round for the public keys of its secure aggregation."""
-        ...
-
-    def reveal(self, publics: Mapping[int, bytes], survivors: Set[int]) -> Mapping[int, Mapping[int, bytes]]:
-        """Tell a round's clients whose updates arrived; what each of those reveals of every other."""
-        ...
-
-    def published(self, updates: int, mean_staleness: float) -> None:
-        """A new version stands."""
-        ...
-
-    def rejected(self, client: int, reason: str, *, after_all: bool = False) -> None:
-        """Something that arrived was refused, perhaps after it had been taken into the buffer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from budjoule.training.compression.frame import pack, unpack
 from budjoule.training.compression.residual import ErrorFeedback
 from budjoule.training.compression.update import Layout, Update, Vector
 from budjoule.training.config.config import Config
-from budjoule.training.server.server import Broadcast, Server
+from budjoule.training.server.engine import Broadcast
+from budjoule.training.server.server import Server
 from budjoule.training.simulation.blocks import Blocks, Task
 from budjoule.training.simulation.presence import Presence
 from budjoule.training.simulation.record import Record

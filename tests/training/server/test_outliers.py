@@ -14,9 +14,10 @@ from budjoule.training.compression.compress import Compressor
 from budjoule.training.compression.frame import pack
 from budjoule.training.compression.update import Update, layout_of
 from budjoule.training.config.config import load_config
+from budjoule.training.server.engine import Broadcast
 from budjoule.training.server.methods import METHODS, Arrival
 from budjoule.training.server.outliers import ENOUGH, Outliers
-from budjoule.training.server.server import Broadcast, Server
+from budjoule.training.server.server import Server
 from budjoule.training.simulation import blocks
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]

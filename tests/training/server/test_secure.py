@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from budjoule.energy.errors import PayloadError, UsageError
 from budjoule.training.compression.update import Update, layout_of
 from budjoule.training.config.config import load_config
+from budjoule.training.server.engine import Broadcast
 from budjoule.training.server.privacy import clip_norm
 from budjoule.training.server.secure_client import Participant, Ring, agree, expand, public_key, shamir, threshold
 from budjoule.training.server.secure_sum import RingCode, pack_masked, setup_bytes, unmask, unpack_masked
-from budjoule.training.server.server import Broadcast, Server
+from budjoule.training.server.server import Server
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 SIZE = 50
