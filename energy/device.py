@@ -85,6 +85,11 @@ class DeviceSpec:
         """The clock below which no power limit pushes. [Hz]"""
         return max(self.min_clock_hz, 0.1 * self.clock_hz)
 
+    @property
+    def highest_hz(self) -> float:
+        """The clock above which nothing is estimated: boards boost past what their datasheets say. [Hz]"""
+        return 1.1 * self.clock_hz
+
     def peak_flop_per_clock(self, precision: str) -> float:
         """FLOP a clock of one unit in a precision; what the unit lacks runs at the fp32 rate."""
         return self.flop_per_clock.get(precision, self.flop_per_clock["fp32"])

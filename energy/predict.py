@@ -101,9 +101,9 @@ def _asked(profile: DeviceProfile, clock_hz: float | None, power_limit_w: float 
     """
     spec = profile.spec
     wanted_hz = spec.clock_hz if clock_hz is None else float(clock_hz)
-    if not 0.05 * spec.clock_hz <= wanted_hz <= spec.clock_hz * (1 + 1e-6):
+    if not 0.05 * spec.clock_hz <= wanted_hz <= spec.highest_hz:
         raise UsageError(
-            f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.clock_hz / 1e6:g} MHz)"
+            f"clock {wanted_hz / 1e6:g} MHz is outside what {profile.name} runs at (up to {spec.highest_hz / 1e6:g} MHz)"
         )
     limit_w = spec.power_limit_w if power_limit_w is None else float(power_limit_w)
     if not 0.0 < limit_w <= spec.power_limit_w * (1 + 1e-6):

@@ -92,7 +92,7 @@ def test_coefficient_that_no_run_exercised_widens_the_interval_and_is_named() ->
         ({"power_limit_w": -1}, "up to 250 W"),
         ({"power_limit_w": 251}, "up to 250 W"),
         ({"power_limit_w": float("nan")}, "up to 250 W"),
-        ({"clock_hz": 1.5e9}, "up to 1410 MHz"),
+        ({"clock_hz": 1.56e9}, "up to 1551 MHz"),
         ({"device": "a100-pcie"}, "a100-pcie-40gb"),
         ({"device": "no/such.toml"}, "no/such.toml"),
     ],
