@@ -21,7 +21,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedavg-deadline"])
-@pytest.mark.parametrize("policy", [name for name in SCHEDULERS if name != "oracle"])
+@pytest.mark.parametrize("policy", SCHEDULERS)
 def test_rounds_are_made_whatever_the_policy(small: Small, policy: str, method: str, tmp_path: Path) -> None:
     change = {
         "server": {"method": method, "cohort": 3},
