@@ -101,3 +101,11 @@ def test_spec_refuses_what_is_not_positive() -> None:
     for name, value in (("units", 0), ("clock_hz", -1.0), ("kind", "tpu"), ("flop_per_clock", {})):
         with pytest.raises(bj.BudjouleError, match=name):
             bj.DeviceSpec(**{**good, name: value})
+
+
+@pytest.mark.parametrize(("device", "nearest"), [("khadas-vim4", "odroid-n2-plus"), ("l40s", "a40-pcie-48gb")])
+def test_a_forecast_has_seen_no_more_than_what_it_starts_from(device: str, nearest: str) -> None:
+    forecast, base = (bj.load_profile(name).provenance for name in (device, nearest))
+    for key in ("modes", "precisions"):
+        assert forecast[key] == base[key]
+    assert forecast.get("runtime") == base.get("runtime")

@@ -15,6 +15,7 @@ from budjoule.training.clients.conditions import DAY_S, HOUR_S, Moment, hold
 from budjoule.training.config.config import load_config
 from budjoule.training.run import train
 from budjoule.training.simulation.presence import STEP_S, Presence, draw_presences
+from budjoule.training.simulation.timeline import timelines
 
 Bits = Callable[..., tuple[dict[str, Any], bytes]]
 
@@ -311,3 +312,18 @@ def test_what_is_spent_on_a_charger_drains_nothing(tmp_path: Path) -> None:
     charged = drain(tmp_path / "charged", f"a,0,{unplugged_s},1\na,{unplugged_s},7200,0\n")
     rows = [summary["by_client"][first["client"]] for summary in (charged, never)]
     assert rows[0]["spent_j"] > rows[1]["spent_j"] + 0.9 * first["energy_j"]
+
+
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("true", "false"), ("True", "no"), ("1.0", "0.0")])
+def test_a_trace_says_yes_and_no_in_words_or_numbers(yes: str, no: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f"client,from_s,to_s,charging,idle\na,0,100,{yes},{no}\n")
+    moment = timelines(str(path), charging=False, unmetered=True)[0](50.0)
+    assert (moment.charging, moment.idle) == (True, False)
+
+
+def test_a_trace_that_says_neither_is_refused_with_what_it_may_say(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("client,from_s,to_s,charging\na,0,100,maybe\n")
+    with pytest.raises(UsageError, match="true or false"):
+        timelines(str(path), charging=False, unmetered=True)
