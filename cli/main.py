@@ -53,7 +53,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> NoReturn:
     """Run the command line; a `BudjouleError` is printed as one line, with its exit code and no traceback."""
-    # The process is about to give everything back: the collector need not walk torch's modules once more, which takes it 0.3 s.
+    # The process is about to give everything back: the collector need not walk torch's modules once more.
     atexit.register(gc.freeze)
     try:
         app()

@@ -164,11 +164,11 @@ def main() -> None:
         for name, part in groups.items():
             print(report_line(name, part))
         whole = {name: part for name, part in groups.items() if not name.endswith(OTHER_SETTINGS)}
-        for precision in PRECISIONS:
-            print(report_line(f"all {precision}", np.vstack([whole[name] for name in whole if precision in name])))
         by_precision = {
             precision: {name: part for name, part in whole.items() if precision in name} for precision in PRECISIONS
         }
+        for precision, parts in by_precision.items():
+            print(report_line(f"all {precision}", np.vstack(list(parts.values()))))
         provenance[d] = {
             "source": SOURCE,
             "meter": "AC wall analyser, whole board",

@@ -23,7 +23,8 @@ from budjoule.energy.trace import trace
 from budjoule.energy.workload import Workload
 
 # Where each stage's layers start; the embedding is layer 0 and the head the last, as the data set counts them. Of GPT-3 XL it says
-# 0, 8, 14, 21 of 27, which are a layer more than the model has: its first stage's forward pass takes as long as six blocks, not seven.
+# 0, 8, 14, 21 of 27, which are a layer more than the model has: forward passes of its first two stages take equally long, six sevenths of
+# the third's, which has seven blocks.
 STARTS = {
     ("gpt3-xl", 4): (0, 7, 13, 20, 26),
     ("bert-huge-uncased", 4): (0, 8, 14, 20, 26),

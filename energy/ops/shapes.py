@@ -1,6 +1,6 @@
 """Outputs of common ops, made without PyTorch's own shape functions.
 
-Those are written in Python for these ops, and take half of the trace of a small model or of one with batch norm. Each function
+Those are written in Python for these ops, and take much of the trace of a small model or of one with batch norm. Each function
 here answers for the plain case alone, contiguous floating tensors of shapes that go together, and leaves any other to PyTorch,
 which also says what is wrong with it.
 """

@@ -94,6 +94,17 @@ def test_a_run_killed_before_its_first_transaction_begins_anew(
     assert run_bits(small, short, output=tmp_path / "run", resume=True) == run_bits(small, short)
 
 
+@pytest.mark.parametrize("stop", ["stop.duration=5 min", "stop.rounds=2"])
+def test_a_run_killed_before_its_summary_stands_pays_for_its_last_blocks_once(
+    small: dict[str, Any], run_bits: Bits, tmp_path: Path, stop: str
+) -> None:
+    long = small | {"training": {**small["training"], "local_steps": 100_000}, "budget": {"horizon": "20 min"}}
+    folder = tmp_path / "run"
+    whole = run_bits(long, stop, output=folder)
+    (folder / "summary.json").unlink()
+    assert run_bits(long, stop, output=folder, resume=True) == whole
+
+
 def test_a_damaged_checkpoint_is_one_line(small: dict[str, Any], tmp_path: Path) -> None:
     train(small, output=tmp_path / "run", overrides=["stop.duration=1 min"])
     (tmp_path / "run" / "summary.json").unlink()

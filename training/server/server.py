@@ -55,7 +55,6 @@ class ServerState:
         average: The average of versions that is evaluated and kept as the result. Shape (n,).
         version: Versions made so far.
         round: Rounds begun, of a synchronous server.
-        closes_s: When the round's deadline is; infinite without one. [s]
         draws: Random choices made.
         participations: Versions that each client's updates entered or are about to enter.
         invited: Open invitations by client.
@@ -67,7 +66,6 @@ class ServerState:
     average: Vector
     version: int = 0
     round: int = 0
-    closes_s: float = math.inf
     draws: int = 0
     participations: dict[int, int] = field(default_factory=dict)
     invited: dict[int, Invitation] = field(default_factory=dict)
@@ -161,6 +159,13 @@ class Server:
             self._aggregate(engine)
         self._fill(engine)
         return "taken"
+
+    def closes_s(self, client: int) -> float:
+        """Until when a client's update is waited for: infinite without a deadline, and over where its round is. [s]"""
+        if not self._method.deadline:
+            return math.inf
+        invitation = self.state.invited.get(client)
+        return -math.inf if invitation is None else invitation.time_s + self._deadline_s
 
     def give_up(self, engine: Engine, client: int) -> None:
         """No update will come of a client's invitation: it declined, it was lost, or what it sent was refused."""
@@ -328,8 +333,7 @@ class Server:
         if self._ring is not None and self.state.invited:
             self.state.publics = engine.agree(tuple(self.state.invited))
         if self._method.deadline and self.state.invited:
-            self.state.closes_s = engine.now_s + self._deadline_s
-            engine.alarm(self.state.closes_s, self.state.round)
+            engine.alarm(engine.now_s + self._deadline_s, self.state.round)
 
     def _choose(self, engine: Engine) -> int | None:
         free = engine.free_clients()
@@ -360,7 +364,6 @@ class Server:
         return {
             "version": state.version,
             "round": state.round,
-            "closes_s": state.closes_s if math.isfinite(state.closes_s) else None,
             "draws": state.draws,
             "participations": list(state.participations.items()),
             "usual": self._outliers.numbers(),
@@ -378,7 +381,6 @@ class Server:
             average=average,
             version=numbers["version"],
             round=numbers["round"],
-            closes_s=math.inf if numbers["closes_s"] is None else numbers["closes_s"],
             draws=numbers["draws"],
             participations=dict(numbers["participations"]),
             publics={client: bytes.fromhex(public) for client, public in numbers["publics"]},

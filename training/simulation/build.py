@@ -27,7 +27,7 @@ from budjoule.training.memory.predict import footprint
 from budjoule.training.memory.tiers import Tiers, plan_tiers
 from budjoule.training.schedulers import make_scheduler
 from budjoule.training.server.combine import parse_aggregate
-from budjoule.training.server.methods import METHODS
+from budjoule.training.server.methods import updates_a_version
 from budjoule.training.server.privacy import epsilon_spent, plan_privacy
 from budjoule.training.server.secure_sum import setup_bytes
 from budjoule.training.server.server import Server, parse_broadcast
@@ -291,9 +291,7 @@ class Parts:
     def _evaluate_every(self) -> int:
         """As many versions that evaluating costs no more than about a version's training (a forward pass is a third of a step)."""
         config = self.config
-        method = METHODS[config.server.method]
-        updates = min(config.server.cohort if method.synchronous else config.server.buffer_size, config.fleet.clients)
-        trained = updates * config.training.local_steps * config.training.batch_size
+        trained = updates_a_version(config) * config.training.local_steps * config.training.batch_size
         return max(1, -(-len(self.data.test_labels) // (3 * trained)))
 
 

@@ -133,8 +133,11 @@ class Simulator:
         """Aggregate what still waits in the buffer, unless a stop condition ended the run, and book the blocks under way as far as they ran."""
         if not self.stopped:
             self.server.finish(self)
-        for client in sorted(event.subject for event in self.queue if event.kind in ("block", "cut")):
-            self._pay_begun(client)
+        begun = [event for event in self.queue if event.kind in ("block", "cut")]
+        for event in sorted(begun, key=lambda event: event.subject):
+            self._pay_begun(event.subject)
+            self.queue.remove(event)  # a run that is killed before its summary stands, and resumed, ends once more
+        heapq.heapify(self.queue)
         self._evaluate()
 
     # What the server asks of an engine.
@@ -245,7 +248,7 @@ class Simulator:
         level = subject.scheduler.decide(offer)
         if level is None:
             subject.scheduler.settle(0.0)
-            in_time = subject.next_send_s(self.now_s) <= self.server.state.closes_s
+            in_time = subject.next_send_s(self.now_s) <= self.server.closes_s(client)
             if in_time and subject.can_train_on(self.now_s, offer, battery_j=self._battery_j(client)):
                 return self._start_block(client, self.now_s)
             # Nothing more can be learnt, or heard: what there is goes out with the reserve that was kept for it.
