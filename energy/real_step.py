@@ -10,7 +10,7 @@ from torch import nn
 from budjoule.energy.errors import UsageError
 from budjoule.energy.trace import MODES, PRECISIONS, Inputs
 from budjoule.energy.tracing.loss import default_loss
-from budjoule.energy.tracing.optimizers import optimizer_cost
+from budjoule.energy.tracing.optimizers import LOOP, optimizer_cost
 
 _LEARNING_RATE = 1e-6  # small, so that any number of steps stays finite
 _MOMENTUM = 0.9
@@ -90,6 +90,8 @@ def _optimizer(row: str, model: nn.Module) -> torch.optim.Optimizer | None:
     if row == "none":
         return None
     name, options = row, dict[str, Any](lr=_LEARNING_RATE)
+    if name.endswith(LOOP):
+        name, options["foreach"] = name.removesuffix(LOOP), False
     if name.endswith("-fused"):
         name, options["fused"] = name.removesuffix("-fused"), True
     if name.endswith("-momentum"):

@@ -48,6 +48,7 @@ def as_cuda_answers(on_device: AsOnDevice) -> Iterator[None]:
         (autocast, "__exit__", leave),
         (torch, "is_autocast_enabled", enabled),
         (torch, "get_autocast_dtype", dtype),
+        (torch._C, "_is_any_autocast_enabled", enabled),  # a recurrent layer then takes inputs of another precision
         (_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: devices),
         (import_module("torch.optim.optimizer"), "_get_foreach_kernels_supported_devices", lambda: devices),
     ]

@@ -15,6 +15,7 @@ from budjoule.energy.workload import OpCost
 CHUNK = 65536  # elements a thread block takes, and ...
 BLOCKS = 320  # ... blocks a launch takes: aten/src/ATen/native/cuda/MultiTensorApply.cuh
 TENSORS = 48  # tensors a launch takes, between 110 for one list and 30 for five
+LOOP = "-loop"  # after an optimizer's name: one parameter after the other, foreach=False, PyTorch's default before 2.0
 STEP_CALLS = 8  # launches' worth of host time on a processor to call backward, step and zero_grad (assumed)
 
 
@@ -55,14 +56,22 @@ OPTIMIZERS: dict[str, OptimizerCost] = {
 
 
 def optimizer_cost(name: str) -> OptimizerCost:
-    """Look up an optimizer.
+    """Look up an optimizer; `adam-loop` is `adam` without foreach.
 
     Raises:
-        UsageError: It is not in the table.
+        UsageError: It is not in the table, or never runs as a loop.
     """
-    if name not in OPTIMIZERS:
-        raise UsageError(f"unknown optimizer {name!r}; the table has {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name]
+    row = OPTIMIZERS.get(name.removesuffix(LOOP))
+    if row is None or (name.endswith(LOOP) and not loops(name.removesuffix(LOOP))):
+        raise UsageError(
+            f"unknown optimizer {name!r}; the table has {', '.join(OPTIMIZERS)}, and adam{LOOP} and the like"
+        )
+    return row
+
+
+def loops(row: str) -> bool:
+    """Whether a row of `OPTIMIZERS` can run one parameter after the other instead."""
+    return row != "none" and not row.endswith("-fused")
 
 
 def row_of(optimizer: torch.optim.Optimizer) -> str | None:
@@ -75,7 +84,9 @@ def row_of(optimizer: torch.optim.Optimizer) -> str | None:
         name = "sgd-momentum"
     if any(group.get("fused") for group in groups):
         name += "-fused"
-    return name if name in OPTIMIZERS else None
+    if name not in OPTIMIZERS:
+        return None
+    return name + LOOP if loops(name) and all(group.get("foreach") is False for group in groups) else name
 
 
 def optimizer_memory(name: str, parameters: Mapping[str, torch.Tensor], memory: Memory) -> None:
@@ -86,7 +97,7 @@ def optimizer_memory(name: str, parameters: Mapping[str, torch.Tensor], memory: 
     row = optimizer_cost(name)
     size = sum(p.numel() * p.element_size() for p in parameters.values())
     memory.kept_bytes += row.state * size
-    if row.calls > 1:
+    if row.calls > 1 and not name.endswith(LOOP):
         memory.pass_through(size)
 
 
@@ -102,12 +113,18 @@ def optimizer_ops(name: str, parameters: Mapping[str, torch.Tensor], *, precisio
     if not row.calls or not parameters:
         return []
     chunks = sum(-(-p.numel() // CHUNK) for p in parameters.values())
-    launches = row.calls * max(-(-len(parameters) // TENSORS), -(-chunks // BLOCKS))
+    together = row.calls * max(-(-len(parameters) // TENSORS), -(-chunks // BLOCKS))
+    alone = row.calls * len(parameters)
     label = f"optimizer.{name}"
-    # on a processor PyTorch takes one parameter after the other
-    alone = row.calls * len(parameters) + STEP_CALLS
     ops = [
-        OpCost(name=label, phase="optimizer", kind="copy", precision=precision, launches=launches, cpu_launches=alone)
+        OpCost(
+            name=label,
+            phase="optimizer",
+            kind="copy",
+            precision=precision,
+            launches=alone if name.endswith(LOOP) else together,
+            cpu_launches=alone + STEP_CALLS,  # on a processor PyTorch takes one parameter after the other
+        )
     ]
     modules: dict[str, list[torch.Tensor]] = {}
     for path, parameter in parameters.items():

@@ -37,7 +37,7 @@ def test_step_runs_in_the_mode_and_precision_of_the_estimate(precision: str, dty
         assert model.calls == [(training, training, dtype)]
 
 
-@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if not name.endswith("-fused")])
+@pytest.mark.parametrize("optimizer", [*(name for name in OPTIMIZERS if not name.endswith("-fused")), "adam-loop"])
 def test_training_step_moves_the_weights_by_the_optimizer_named(
     optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

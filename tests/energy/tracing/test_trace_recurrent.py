@@ -81,3 +81,21 @@ def test_cell_is_two_products_and_one_kernel(build: type[nn.Module], gates: int,
     assert forward == 2 * BATCH * (WIDTH + HIDDEN) * gates * HIDDEN
     assert sum(op.calls for op in work.ops if "fused" in op.name and op.phase == "forward") == 1
     assert not work.unruled
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "fp16-mixed"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer_takes_what_autocast_made_of_the_one_before(name: str, precision: str) -> None:
+    class After(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before = nn.Linear(WIDTH, WIDTH)
+            self.layer = LAYERS[name][0]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.before(x))[0]
+
+    work = bj.trace(After(), sequence(), mode="training", precision=precision)
+    layer = [op for op in work.ops if "_cudnn_rnn" in op.name]
+    assert {op.precision for op in layer} == {precision.removesuffix("-mixed")}
+    assert not work.unruled
