@@ -136,6 +136,13 @@ class DeviceProfile:
                 f"profile {self.name!r} holds {self.log_mean.size} coefficients; this version has {count}: fit it again"
             )
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether a run on the device itself stands behind the profile, if only one whose time was measured."""
+        if self.status in ("literature", "forecast"):
+            return bool(self.exercised) and "pooled_with" not in self.provenance
+        return True
+
     @cached_property
     def coef_(self) -> dict[str, float]:
         """Each coefficient's median, in SI units."""

@@ -1,5 +1,6 @@
 """From a workload and a device profile to an estimate: the model at the coefficients' medians, and an honest interval around it."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 HALF_WIDTH_SCALES = 2.132
 WIDE = 2.0  # factor of an interval of time from which it is asked whether the clocks that a limit leaves reach so far
 TOLERANCE = 1e-6  # of log power under a limit
+UNSEEN_MODE_SD = 0.25  # what is not known of a mode that no run was in, in log time and energy (assumed: as much as of another device)
 UNRULED_SD = 0.5  # what is not known of an op without a rule, in log energy (assumed)
 
 
@@ -66,11 +68,12 @@ def predict(
     unruled_frac = op_j @ f.unruled_calls / cost.energy_j[0]
 
     energy_j, duration_s = float(cost.energy_j[0]), float(cost.duration_s[0])
-    low, high = _interval(cost, profile, unruled_frac)
+    own = residuals(work, profile)
+    low, high = _interval(cost, own, unruled_frac)
     if high[1] > WIDE * duration_s and (clocks < wanted_hz).any():
         # directions that each bring the clock down add up as if there were any below the lowest
         ends_hz = (profile.spec.lowest_hz, clocks[0], wanted_hz)
-        ends = [_interval(roofline.at(np.full(count, hz)), profile, unruled_frac) for hz in ends_hz]
+        ends = [_interval(roofline.at(np.full(count, hz)), own, unruled_frac) for hz in ends_hz]
         low = np.maximum(low, np.min([end[0] for end in ends], axis=0))
         high = np.minimum(high, np.max([end[1] for end in ends], axis=0))
     return Estimate(
@@ -119,15 +122,22 @@ def _added(value: np.ndarray) -> np.ndarray:
     return result
 
 
-def _interval(cost: Cost, profile: DeviceProfile, unruled_frac: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mode_seen(work: Workload, profile: DeviceProfile) -> bool:
+    """Whether the profile was fitted on runs in the workload's mode; of one that does not say, it is taken so."""
+    return work.mode in profile.provenance.get("modes", (work.mode,))
+
+
+def residuals(work: Workload, profile: DeviceProfile) -> tuple[float, float]:
+    """Scale of the model's own error of log energy and of log time, wider in a mode that no run was in."""
+    beyond = 0.0 if _mode_seen(work, profile) else UNSEEN_MODE_SD
+    return math.hypot(profile.residual_energy, beyond), math.hypot(profile.residual_time, beyond)
+
+
+def _interval(cost: Cost, own: tuple[float, float], unruled_frac: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The central 90 % of energy and time, from their values at the medians and along each direction. `(2,)` [J], [s]"""
     middle = np.array([cost.energy_j[0], cost.duration_s[0]])
-    wide = np.hstack(
-        [
-            factor(_added(cost.energy_j), profile.residual_energy, unruled_frac),
-            factor(_added(cost.duration_s), profile.residual_time, unruled_frac),
-        ]
-    )
+    each = zip((cost.energy_j, cost.duration_s), own, strict=True)
+    wide = np.hstack([factor(_added(value), residual, unruled_frac) for value, residual in each])
     return middle / wide, middle * wide
 
 
@@ -162,19 +172,20 @@ def _notes(
         notes.append(f"{profile.name} speaks for {runtime}")
     if (unit := work.precision.removesuffix("-mixed")) not in profile.spec.flop_per_clock:
         notes.append(f"{profile.name} has no unit for {unit}: its products were taken at the rate of fp32")
-    modes = profile.provenance.get("modes", [work.mode])
-    if work.mode not in modes:
+    if not _mode_seen(work, profile):
+        fitted = profile.name if profile.has_runs else f"what {profile.name} was derived from"
+        modes = " and ".join(profile.provenance["modes"])
         notes.append(
-            f"{profile.name} was fitted on {' and '.join(modes)} runs; {work.mode} is outside what it has seen"
+            f"{fitted} was fitted on {modes} runs; {work.mode} is outside what it has seen: the interval is wider for it"
         )
     if profile.status == "forecast" and "pooled_with" in profile.provenance:
         notes.append(
             f"{profile.name} is what fitted devices have in common: no run on the device that you have is in it"
         )
-    elif profile.status in ("literature", "forecast") and profile.exercised:
-        notes.append(f"no run on {profile.name} had its joules measured: its time is fitted, its energy is a forecast")
-    elif profile.status in ("literature", "forecast"):
+    elif not profile.has_runs:
         notes.append(f"{profile.name} is a {profile.status} profile: no run on this device stands behind it")
+    elif profile.status in ("literature", "forecast"):
+        notes.append(f"no run on {profile.name} had its joules measured: its time is fitted, its energy is a forecast")
     elif unpinned := _unpinned(profile, added):
         notes.append(f"no run pinned {', '.join(unpinned)}, which this workload leans on: the interval is wider for it")
     return tuple(notes)

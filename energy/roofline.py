@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from budjoule.energy.device import DeviceProfile, DeviceSpec
 
 DEPTHWISE = ("depthwise", "depthwise_grad")
-CUDNN = ("conv", "recurrent")
+# Of a recurrent layer's products, as many as wait for the step before: the state's, of the input's and the state's alike; backward the
+# state's gradient of four. The others are one product over all steps (Appleyard, Kocisky, Blunsom, 2016, arXiv 1604.01946).
+WAITING_FRAC = {"recurrent": 1 / 2, "recurrent_grad": 1 / 4}
+CUDNN = ("conv", *WAITING_FRAC)
 PRODUCTS = ("matmul", "batched_matmul", "conv", "attention")
 # Coefficients that a product's unit and kind select.
 EFFICIENCY = {
@@ -63,6 +66,9 @@ class Features:
     unruled_calls: np.ndarray  # those of ops without a rule of their own
     product: np.ndarray  # bool: runs on a matrix or vector unit as a product
     filled_clocks: np.ndarray  # FLOP x excess / (units x FLOP per clock): clocks at full efficiency
+    least_clocks: (
+        np.ndarray
+    )  # FLOP / (units x FLOP per clock), but for fp32 convolutions, of which Winograd's saves products
     inverse_k: np.ndarray
     k_start: np.ndarray  # index of the coefficient of starting up
     efficiency: np.ndarray  # index of the efficiency coefficient
@@ -145,12 +151,13 @@ def _arrays(
     units = [unit_precision(op, spec) for op in ops]
     shape = column([x for op in ops for x in (op.product or (1, 1, 1, 1))]).reshape(-1, 4).T
     tensor = np.array([unit != "fp32" for unit in units], dtype=bool)
-    kinds = ["matmul" if op.kind == "recurrent" else op.kind for op in ops]  # a product in all but who computes it
+    kinds = ["matmul" if op.kind in WAITING_FRAC else op.kind for op in ops]  # a product in all but who computes it
     kind = np.array(kinds)
     product = np.isin(kind, PRODUCTS) | np.isin(kind, DEPTHWISE)
     flop = column([op.flop for op in ops])
     moved = column([op.activation_bytes + op.weight_bytes for op in ops])
-    fill = _fill(kind, units, tensor, shape, spec)
+    waiting = column([WAITING_FRAC.get(op.kind, 1.0) for op in ops])
+    fill = _fill(kind, units, tensor, shape, waiting, spec)
     peak = column(
         [
             spec.units * spec.peak_flop_per_clock("fp32" if op.kind in DEPTHWISE else unit)
@@ -170,6 +177,7 @@ def _arrays(
         unruled_calls=np.bincount(row_of, weights=row_unruled, minlength=len(ops)),
         product=product,
         filled_clocks=flop * fill / peak,
+        least_clocks=np.where((kind == "conv") & ~tensor, 0.0, flop / peak),
         # fused attention runs its inner dimension through one kernel: nothing starts up anew
         inverse_k=np.where(np.isin(kind, ("matmul", "batched_matmul", "conv")), 1 / np.maximum(shape[3], 1), 0.0),
         k_start=np.where(tensor, INDEX["k_start"], INDEX["k_start_fp32"]),
@@ -224,7 +232,14 @@ def _parts(op_s: np.ndarray, row_of: np.ndarray, row_calls: np.ndarray) -> np.nd
     return result
 
 
-def _fill(kind: np.ndarray, units: list[str], tensor: np.ndarray, shape: np.ndarray, spec: "DeviceSpec") -> np.ndarray:
+def _fill(
+    kind: np.ndarray,
+    units: list[str],
+    tensor: np.ndarray,
+    shape: np.ndarray,
+    waiting: np.ndarray,
+    spec: "DeviceSpec",
+) -> np.ndarray:
     """Time of each product over that of the same FLOP on units that are full and fed. `(op,)`"""
     fill = np.ones(kind.size)
     if spec.kind == "cpu":
@@ -242,7 +257,10 @@ def _fill(kind: np.ndarray, units: list[str], tensor: np.ndarray, shape: np.ndar
         chosen = select & np.isin(kind, PRODUCTS)
         if chosen.any():
             batch, m, n, k = shape[:, chosen]
-            fill[chosen] *= excess(batch, m, n, k, spec.units, tiles)
+            steps = np.where(waiting[chosen] < 1, batch, 1.0)
+            each = excess(batch / steps, m, n, k, spec.units, tiles)
+            whole = excess(batch / steps, steps * m, n, k, spec.units, tiles) if (steps > 1).any() else each
+            fill[chosen] *= waiting[chosen] * each + (1 - waiting[chosen]) * whole
     return fill
 
 
@@ -264,7 +282,7 @@ class Roofline:
     """The equations of a workload with the coefficients filled in: a clock is all that they lack.
 
     ``t_op   = (t_math^q + t_dram^q)^(1/q) + launches t_kernel f_max/f``
-    ``t_math = FLOP excess (1 + K0/K) / (units FLOP_per_clock f eff)``, and ``(light c_light + heavy c_heavy) / (lanes f) + loop c_loop / (cores f)`` for elements
+    ``t_math = FLOP max(1, excess (1 + K0/K) / eff) / (units FLOP_per_clock f)``, and ``(light c_light + heavy c_heavy) / (lanes f) + loop c_loop / (cores f)`` for elements
     ``t_dram = (miss activation_bytes + weight_bytes) / (bandwidth eff_dram)``, ``miss = a^2 / (a^2 + (cache_frac cache)^2)``
     ``T_host = t_launch launches + t_product products + t_conv convs + t_view views + t_module module_calls``
     ``t      = (T_gpu^8 + T_host^8)^(1/8)`` on a GPU, ``T_gpu + T_host`` on a CPU, where the host does the work itself
@@ -293,7 +311,7 @@ class Roofline:
         # clocks of maths, seconds of memory, clocks of starting kernels and seconds of the host of each op, `(setting, op)`
         started = 1 + x[:, f.k_start] * f.inverse_k
         math_clocks = (
-            f.filled_clocks * started / x[:, f.efficiency]
+            np.maximum(f.filled_clocks * started / x[:, f.efficiency], f.least_clocks)
             + f.light * coef("cycles_light")
             + f.heavy * coef("cycles_heavy")
             + f.loop * coef("cycles_loop")

@@ -16,6 +16,7 @@ KINDS = (
     "depthwise_grad",
     "attention",
     "recurrent",
+    "recurrent_grad",
     "elementwise",
     "reduction",
     "copy",
@@ -44,7 +45,7 @@ class OpCost:
         launches: Kernels launched.
         cpu_launches: Kernels launched on a processor, where a GPU needs another number.
         calls: How many times this op runs in the step.
-        product: `(batch, m, n, k)` of the matrix product it is, or is lowered to.
+        product: `(batch, m, n, k)` of the matrix product it is, or is lowered to; of a recurrent layer, `batch` steps.
         zeros: An input was written by a ReLU, so about half of it is zero.
         ruled: A rule of its own gave the numbers, not the element-wise fallback.
     """

@@ -98,7 +98,7 @@ def read(path: Path) -> dict[str, list[Observation]]:
     """Each board's runs, of one runtime, without those marked as outliers; the group is the model family and precision.
 
     The logs do not say threads and power mode: a run that took over `REPEAT_FACTOR` times as long as the quickest of the very same model
-    and precision on the same board (up to eight times on the Orin) had others, and its group says so.
+    and precision on the same board (up to five times) had others, and its group says so.
     """
     with path.open(newline="") as file:
         kept = [

@@ -28,7 +28,7 @@ GOLDEN = (5**0.5 - 1) / 2
 GENERIC_SPEC = SPECS["a100-pcie-40gb"]
 SOURCES = {
     "energaizer": "forward passes, NVML, data of arXiv 2604.20105 (MIT licence, copyright 2026 Kyungmi Lee)",
-    "gpu-training": "training steps over batch sizes and power limits, NVML, Zeus repository (Apache-2.0; NSDI 2023)",
+    "gpu-training": "training steps over batch sizes and power limits, optimizers as loops (PyTorch before 2.0), NVML, Zeus repository (Apache-2.0; NSDI 2023)",
     "gpu-large-training": "stages of large-model training over power limits, NVML, Perseus artifact in the Zeus repository (Apache-2.0; SOSP 2024)",
 }
 

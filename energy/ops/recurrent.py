@@ -66,10 +66,9 @@ def _layer(
     gates = GATES[mode] * hidden
     through = passes * rows * gates
     return Counted(
-        kind="recurrent",
+        kind="recurrent_grad" if backward else "recurrent",
         flop=(4 if backward else 2) * rows * sum(w.numel() for w in weights if w.dim() > 1),
-        # the steps wait for each other: each fills the device with its own rows only
-        product=(1, max(1, rows // max(1, steps)), gates, hidden),
+        product=(steps, max(1, rows // max(1, steps)), gates, hidden),  # of which some wait for the step before
         elements=2 * through,
         heavy=0 if backward else through,
         launches=passes * (2 * steps + (3 if backward else 1)),

@@ -152,7 +152,7 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
     console.print(origin)
     console.print()
     if errors := _error_rows(profile.provenance):
-        wrong = _texts("mean error", "energy", "time", "power", "runs")
+        wrong = _texts("mean error", "energy", "time", "power", "inside the 90 % interval", "runs")
         for error_row in errors:
             wrong.add_row(*map(clean, error_row))
         console.print(wrong)
@@ -176,6 +176,8 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
 
 def _never_seen(profile: DeviceProfile) -> str:
     """Modes and precisions that the device has and no run stands behind; empty where the profile does not say what ran."""
+    if not profile.has_runs:
+        return "anything: no run on this device stands behind it"
     seen = profile.provenance
     modes = {"inference", "training"} - set(seen.get("modes", ("inference", "training")))
     precisions = set(profile.spec.flop_per_clock) - set(seen.get("precisions", profile.spec.flop_per_clock))
@@ -196,9 +198,10 @@ def _error_rows(provenance: Mapping[str, Any]) -> list[tuple[str, ...]]:
         if not isinstance(value, Mapping) or "energy_error_frac" not in value:
             continue
         each = [_percent(value.get(f"{name}_error_frac")) for name in ("energy", "time", "power")]
-        rows.append((key.replace("_", " "), *each, str(value.get("runs", ""))))
+        inside = _percent(value.get("coverage_frac"))
+        rows.append((key.replace("_", " "), *each, inside, str(value.get("runs", ""))))
         by_model = value.get("energy_error_frac_by_model", {})
-        rows += [(f"  {model}", _percent(error), "", "", "") for model, error in by_model.items()]
+        rows += [(f"  {model}", _percent(error), "", "", "", "") for model, error in by_model.items()]
     return rows
 
 

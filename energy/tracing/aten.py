@@ -23,7 +23,7 @@ UNITS = {
     torch.complex64: "fp32",
     torch.complex128: "fp64",
 }
-PRODUCTS = ("matmul", "batched_matmul", "attention", "recurrent", "conv")
+PRODUCTS = ("matmul", "batched_matmul", "attention", "recurrent", "recurrent_grad", "conv")
 RELU = {"relu", "relu6", "threshold", "clamp_min"}
 # No kernel runs: storage is shared or only allocated.
 FREE = {

@@ -12,7 +12,7 @@ import numpy as np
 from budjoule.energy.device import DeviceProfile
 from budjoule.energy.estimate import Estimate
 from budjoule.energy.power_limit import under_power_limit
-from budjoule.energy.predict import WIDE, factor, predict
+from budjoule.energy.predict import WIDE, factor, predict, residuals
 from budjoule.energy.roofline import Features, Roofline, features
 from budjoule.energy.workload import Workload
 
@@ -54,8 +54,9 @@ def predict_clocks(
     if found is None:  # the interval has to be bounded, as `predict` does
         return [predict(work, device=profile, clock_hz=clock, power_limit_w=power_limit_w) for clock in clocks_hz]
     added_e, added_t = found
-    factor_e = factor(added_e, profile.residual_energy, unruled_frac)
-    factor_t = factor(added_t, profile.residual_time, unruled_frac)
+    own_e, own_t = residuals(work, profile)
+    factor_e = factor(added_e, own_e, unruled_frac)
+    factor_t = factor(added_t, own_t, unruled_frac)
     return [
         replace(
             like,

@@ -244,9 +244,12 @@ def sweep(
     if not points:
         raise UsageError(f"no setting can be run: {'; '.join(notes)}")
     found = Sweep(axes={name: tuple(values) for name, values in axes.items()}, points=tuple(points))
+    said: dict[str, list[str]] = {}
     for device in found.devices:
-        for point in found.best(device).values():
-            notes |= dict.fromkeys(point.estimate.notes)
+        for note in dict.fromkeys(note for point in found.best(device).values() for note in point.estimate.notes):
+            said.setdefault(note, []).append(device)
+    everywhere = len(found.devices)
+    notes |= {note if len(of) == everywhere else f"{note} ({', '.join(of)})": None for note, of in said.items()}
     return replace(found, notes=tuple(notes))
 
 

@@ -23,6 +23,7 @@ from budjoule.calibration.design import choose_runs
 from budjoule.calibration.evidence import boards, gpus
 from budjoule.calibration.evidence.gpu_specs import SPECS
 from budjoule.calibration.evidence.scores import errors
+from budjoule.calibration.evidence.zeus import HOST_BOUND
 from budjoule.calibration.fit import fit_profile
 from budjoule.calibration.observation import Observation
 from budjoule.calibration.prior import prior_for
@@ -102,7 +103,7 @@ def all_gpus(evidence: gpus.Evidence) -> Iterator[Row]:
     """Inference and training on all GPUs: a model family left out on all of them, then a device."""
     for d, models in gpus.leave_one_family_out(evidence).items():
         yield from (("unseen family", d, name, rows) for name, rows in models.items())
-        waiting = [rows for name, rows in models.items() if not name.endswith("host-bound")]
+        waiting = [rows for name, rows in models.items() if not name.endswith(HOST_BOUND)]
         if len(waiting) < len(models):
             yield "unseen family", d, "all but host-bound", np.vstack(waiting)
         yield "unseen family", d, "all", np.vstack(list(models.values()))

@@ -30,6 +30,7 @@ from budjoule.calibration.prior import prior_for
 from budjoule.energy.device import DeviceProfile, load_profile
 from budjoule.energy.predict import predict
 from budjoule.energy.trace import trace
+from budjoule.energy.tracing.optimizers import LOOP
 from budjoule.energy.whatif.choice import parse_goal, saving
 from budjoule.energy.whatif.sweep import Point
 from budjoule.energy.workload import Workload
@@ -97,17 +98,14 @@ def workload(model: str, batch: int, optimizer: str) -> Workload:
                 "labels": torch.zeros(batch, dtype=torch.int64, device="cpu"),
             }
             net = hf.BertForSequenceClassification(hf.BertConfig(attn_implementation="eager"))
-            return zeus.looped(trace(net, inputs, mode="training", optimizer=optimizer), optimizer)
+            return trace(net, inputs, mode="training", optimizer=optimizer + LOOP)
         scores = torch.zeros(batch)
-        return zeus.looped(
-            trace(
-                NeuMF(),
-                torch.zeros(batch, 2, dtype=torch.int64, device="cpu"),
-                mode="training",
-                optimizer=optimizer,
-                loss=lambda out: F.binary_cross_entropy_with_logits(out, scores),
-            ),
-            optimizer,
+        return trace(
+            NeuMF(),
+            torch.zeros(batch, 2, dtype=torch.int64, device="cpu"),
+            mode="training",
+            optimizer=optimizer + LOOP,
+            loss=lambda out: F.binary_cross_entropy_with_logits(out, scores),
         )
 
 

@@ -8,7 +8,16 @@ import torch
 from torch import nn
 
 import budjoule as bj
-from budjoule.calibration.fit import PRIOR_RESIDUAL, _maximum, _residual, _soft, covering, fit_pooled
+from budjoule.calibration.fit import (
+    GROUP_RUNS,
+    PRIOR_RESIDUAL,
+    _maximum,
+    _residual,
+    _soft,
+    _weights,
+    covering,
+    fit_pooled,
+)
 from budjoule.calibration.prior import prior_for
 from budjoule.energy.coefficients import INDEX, NAMES
 from budjoule.energy.device import DeviceProfile
@@ -125,6 +134,16 @@ def test_the_models_own_error_is_that_of_its_runs(scale: float) -> None:
     errors = scale * np.random.default_rng(0).standard_normal(4000)
     assert _residual(errors, PRIOR_RESIDUAL) == pytest.approx(scale, rel=0.15)
     assert _residual(errors[:2], PRIOR_RESIDUAL) > 0.8 * PRIOR_RESIDUAL
+
+
+def test_a_group_of_any_size_weighs_as_so_many_runs() -> None:
+    run = runs(synthetic())[0]
+    single = [replace(run, group="") for _ in range(int(GROUP_RUNS))]
+    for size in (GROUP_RUNS, 4 * GROUP_RUNS, 7 * GROUP_RUNS):
+        crowd = [replace(run, group="model") for _ in range(int(size))]
+        assert np.sum(_weights(crowd) ** 2) == pytest.approx(np.sum(_weights(single) ** 2))
+    few = [replace(run, group="model")] * 2
+    assert np.all(_weights(few) == 1)
 
 
 def test_joules_a_flop_move_half_way_with_what_the_datasheets_say() -> None:

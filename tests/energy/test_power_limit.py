@@ -13,7 +13,7 @@ from torch import nn
 import budjoule as bj
 from budjoule.energy.coefficients import INDEX
 from budjoule.energy.power_limit import WINDOW_S, _soft_w, held, under_power_limit
-from budjoule.energy.roofline import Cost, Roofline, features
+from budjoule.energy.roofline import PARTS, Cost, Roofline, features
 from budjoule.energy.workload import Workload
 
 
@@ -143,6 +143,26 @@ def test_governor_sees_swings_that_outlast_its_window_alone() -> None:
     assert short_w < 0.1 * long_w
     alike_w, _ = swing_w(nn.Sequential(*products), 65536)
     assert alike_w < 0.02 * long_w
+
+
+def test_swing_counts_each_part_of_a_step_for_as_long_as_it_lasts(work: Workload) -> None:
+    """Two levels of power, the parts of one thrice as long: the root mean square is that of a step spent so."""
+
+    class Two:
+        profile = bj.load_profile("a40-pcie-48gb")
+
+        def parts_at(self, clock_hz: np.ndarray) -> tuple[Cost, np.ndarray, np.ndarray]:
+            long = np.arange(PARTS) < PARTS // 2
+            part_s = np.where(long, 3.0, 1.0)[None] * 1e3  # so long that the window lets every harmonic through
+            part_j = part_s * np.where(long, 100.0, 300.0)
+            total = part_s.sum(axis=1), part_j.sum(axis=1)
+            return Cost(duration_s=total[0], energy_j=total[1], idle_energy_j=0 * total[1]), part_s, part_j
+
+    held_w, cost = held(Two(), np.array([1e9]))  # type: ignore[arg-type]
+    mean_w = 0.75 * 100 + 0.25 * 300
+    assert cost.energy_j / cost.duration_s == pytest.approx(mean_w)
+    swing = (0.75 * (100 - mean_w) ** 2 + 0.25 * (300 - mean_w) ** 2) ** 0.5
+    assert held_w - mean_w == pytest.approx(swing, rel=0.05)
 
 
 def test_parts_of_a_step_hold_every_call_once(work: Workload) -> None:

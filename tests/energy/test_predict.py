@@ -1,6 +1,7 @@
 """Laws of predicting: estimates grow with work, rows add up, clocks and limits act as physics says, intervals hold the value."""
 
 import inspect
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import nn
 
 import budjoule as bj
 from budjoule.energy.device import DeviceProfile, load_profile, profile_paths
-from budjoule.energy.roofline import conv_block
+from budjoule.energy.predict import HALF_WIDTH_SCALES, UNSEEN_MODE_SD
+from budjoule.energy.roofline import conv_block, features
+from budjoule.energy.whatif.grid import predict_clocks
 from budjoule.energy.workload import OpCost
 
 SHIPPED = [name for name, path in profile_paths() if "profiles" in path.parts and "calibration" in path.parts]
@@ -118,6 +121,27 @@ def test_profile_says_what_it_speaks_for() -> None:
     assert any("tflite" in note for note in notes)
     assert any("training is outside" in note for note in notes)
     assert not any("outside" in note for note in bj.predict(work(), device="a100-pcie-40gb").notes)
+
+
+def test_a_mode_that_no_run_was_in_widens_the_interval_at_one_clock_and_at_many() -> None:
+    seen = bj.load_profile("a100-pcie-80gb")
+    unseen = replace(seen, provenance={**seen.provenance, "modes": ["inference"]})
+    w = work(mode="training")
+    clocks_hz = np.linspace(0.5, 1.0, 40) * seen.spec.clock_hz
+    alone = [bj.predict(w, device=device, clock_hz=clocks_hz[-1]) for device in (seen, unseen)]
+    many = [predict_clocks(w, device, clocks_hz.tolist())[-1] for device in (seen, unseen)]
+    for narrow, wide in (alone, many):
+        assert (wide.energy_j, wide.duration_s) == (narrow.energy_j, narrow.duration_s)
+        for middle, high in (("energy_j", "energy_high_j"), ("duration_s", "duration_high_s")):
+            half = [math.log(getattr(e, high) / getattr(e, middle)) for e in (narrow, wide)]
+            assert math.sqrt(half[1] ** 2 - half[0] ** 2) / HALF_WIDTH_SCALES == pytest.approx(UNSEEN_MODE_SD, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["khadas-vim4", "jetson-agx-xavier-cpu"])
+def test_a_forecast_does_not_speak_of_runs_on_the_device(name: str) -> None:
+    notes = bj.predict(work(mode="training"), device=name).notes
+    assert not any(note.startswith(f"{name} was fitted") for note in notes)
+    assert any(f"what {name} was derived from was fitted on inference runs" in note for note in notes)
 
 
 def test_estimate_takes_what_trace_and_predict_take_and_gives_what_they_give() -> None:
@@ -268,3 +292,34 @@ def test_convolution_of_few_channels_fills_part_of_a_processors_vectors() -> Non
     block = conv_block(load_profile("cpu-generic").spec)
     assert conv(block // 2) == pytest.approx(conv(block), rel=0.25)
     assert conv(4 * block) > 3 * conv(block)
+
+
+GPUS = [name for name in SHIPPED if load_profile(name).spec.kind == "gpu"]
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_no_product_is_computed_faster_than_the_unit_can(name: str) -> None:
+    profile = load_profile(name)
+    for precision, flop_per_clock in profile.spec.flop_per_clock.items():
+        if precision not in ("fp32", "tf32", "bf16", "fp16"):
+            continue
+        w = bj.trace(nn.Linear(16384, 16384, bias=False), torch.empty(16384, 16384), precision=precision)
+        e = bj.predict(w, device=name)
+        assert e.duration_s >= w.flop / (profile.spec.units * flop_per_clock * e.clock_hz)
+
+
+def test_products_of_a_recurrent_layer_that_wait_fill_the_device_with_one_step_and_the_others_with_all() -> None:
+    steps, rows, hidden = 50, 8, 1024
+    layer = bj.trace(nn.LSTM(hidden, hidden), torch.empty(steps, rows, hidden), mode="training", optimizer="none")
+    spec = load_profile("v100-pcie-32gb").spec
+
+    def clocks_a_flop(height: int) -> float:
+        op = bj.trace(nn.Linear(hidden, 4 * hidden, bias=False), torch.empty(height, hidden))
+        return float(features(op, spec).filled_clocks.sum()) / op.flop
+
+    alone, together = clocks_a_flop(rows), clocks_a_flop(rows * steps)
+    assert alone > 2 * together
+    for phase, waiting in (("forward", 1 / 2), ("backward", 1 / 4)):
+        part = replace(layer, ops=tuple(op for op in layer.ops if op.flop and op.phase == phase))
+        found = float(features(part, spec).filled_clocks.sum()) / part.flop
+        assert found == pytest.approx(waiting * alone + (1 - waiting) * together)

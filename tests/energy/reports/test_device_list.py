@@ -29,6 +29,13 @@ def test_screen_of_a_profile_that_does_not_say_claims_nothing() -> None:
     assert "never seen" not in screen({"source": "a datasheet"})
 
 
+def test_screen_of_a_forecast_says_that_it_has_seen_nothing_there() -> None:
+    for name in ("khadas-vim4", "quadro-rtx-6000", "gpu-generic"):
+        console = Console(file=StringIO(), width=120)
+        render_profile(bj.load_profile(name), console)
+        assert "anything: no run on this device" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_screen_tells_errors_by_model_and_shows_what_is_not_known_as_empty() -> None:
     text = screen(
         {
@@ -36,13 +43,14 @@ def test_screen_tells_errors_by_model_and_shows_what_is_not_known_as_empty() -> 
             "leave_one_family_out": {
                 "energy_error_frac": 0.07,
                 "time_error_frac": 0.08,
+                "coverage_frac": 0.654,
                 "energy_error_frac_by_model": {"resnet50": 0.123},
             },
         }
     )
     lines = [line.split() for line in text.splitlines()]
     assert ["in", "sample", "3.1", "%", "12"] in lines
-    assert ["leave", "one", "family", "out", "7.0", "%", "8.0", "%"] in lines
+    assert ["leave", "one", "family", "out", "7.0", "%", "8.0", "%", "65.4", "%"] in lines
     assert ["resnet50", "12.3", "%"] in lines
 
 
