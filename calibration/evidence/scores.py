@@ -39,6 +39,7 @@ def summary(rows: np.ndarray) -> dict[str, Any]:
     """Mean absolute errors and coverage, as a profile's provenance holds them."""
     energy, time, power = np.abs(rows[:, :3]).mean(axis=0).round(4).tolist()
     return {
+        "runs": len(rows),
         "energy_error_frac": energy,
         "time_error_frac": time,
         "power_error_frac": power,

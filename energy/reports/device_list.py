@@ -152,10 +152,11 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
     console.print(origin)
     console.print()
     if errors := _error_rows(profile.provenance):
-        wrong = _texts("mean error", "energy", "time", "power", "inside the 90 % interval", "runs")
+        wrong = _texts("mean error", "energy", "time", "power", "inside", "runs")
         for error_row in errors:
             wrong.add_row(*map(clean, error_row))
         console.print(wrong)
+        console.print("inside: runs within the 90 % interval of the fit that had not seen them")
         console.print()
     made = _texts("coefficient", "value", "90 %", "unit", "pinned", "meaning")
     for row, mean, sd in zip(COEFFICIENTS, profile.log_mean, np.sqrt(np.diag(profile.log_cov)), strict=True):

@@ -103,9 +103,8 @@ def all_gpus(evidence: gpus.Evidence) -> Iterator[Row]:
     """Inference and training on all GPUs: a model family left out on all of them, then a device."""
     for d, models in gpus.leave_one_family_out(evidence).items():
         yield from (("unseen family", d, name, rows) for name, rows in models.items())
-        waiting = [rows for name, rows in models.items() if not name.endswith(HOST_BOUND)]
-        if len(waiting) < len(models):
-            yield "unseen family", d, "all but host-bound", np.vstack(waiting)
+        if any(name.endswith(HOST_BOUND) for name in models):
+            yield "unseen family", d, "all but host-bound", gpus.at_work_only(models)
         yield "unseen family", d, "all", np.vstack(list(models.values()))
     for d, rows in evidence.runs.items():
         base = gpus.fit_all(evidence.of([other for other in evidence.runs if other != d]))[gpus.GENERIC]
