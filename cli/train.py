@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from budjoule.cli.aside import stdout_aside
 from budjoule.cli.output import note, note_console, print_json
 from budjoule.energy.units import show
 
 if TYPE_CHECKING:
     from budjoule.training.run import Progress, Run
+
+
+_NOBODY = (
+    "  note       nothing was sent: a download, a local block and a send fit into nobody's budget.energy, budget.upload, "
+    "[conditions] and budget.horizon; raise the one that is too tight"
+)
 
 
 def train(
@@ -38,7 +45,7 @@ def train(
 
     checked = load_config(config, overrides=overrides or (), seed=seed)
     folder = output if output is not None else Path("runs") / checked.name
-    with _progress() as progress:
+    with _progress() as progress, stdout_aside():
         runs, document = run_seeds(
             checked, seeds, output=folder, resume=resume, force=force, workers=workers, progress=progress
         )
@@ -90,6 +97,7 @@ def _lines(run: "Run") -> str:
         if target is not None
         else "no target"
     )
+    nobody = [] if summary["sends"] else [_NOBODY]
     return "\n".join(
         [
             f"{run.folder}: {summary['method']}, {summary['clients']} clients, seed {summary['seed']}",
@@ -99,6 +107,7 @@ def _lines(run: "Run") -> str:
             f"{summary['sends']} sends by {summary['participating_clients']} clients",
             f"  time       {show(summary['simulated_duration_s'], 's')} simulated in {show(summary['wall_duration_s'], 's')}, "
             f"{summary['rounds']} rounds; peak memory of a client's step {show(summary['peak_memory_bytes'], 'B')}",
+            *nobody,
         ]
     )
 

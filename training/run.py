@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +33,12 @@ SUMMARY_SCHEMA = "budjoule.summary/1"
 _CHECKPOINT_EVENTS = 1000  # at most between two transactions, or so many seconds: when they fall changes no result
 _CHECKPOINT_S = 2.0
 _PROGRESS_S = 0.2
-_OWN_FILES = ("run.json", "events.jsonl", "summary.json", "model.pt", "ledger.db", "ledger.db-wal", "ledger.db-shm")
+_OWN_FILES = ("run.json", "events.jsonl", "summary.json", "model.pt", "report.html")
+_LEDGER_FILES = ("ledger.db", "ledger.db-wal", "ledger.db-shm")
+
+
+class DivergenceError(RunError):
+    """Local training ended in NaN or infinity for good; the run folder holds a whole record all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,21 +98,23 @@ def train(
 
     Raises:
         UsageError: The configuration, the data, the model or a profile cannot be used as given.
-        RunError: The folder is in the way, cannot be written, or holds another run; or local training diverged for good, in
-            which case the folder holds a whole record all the same.
+        RunError: The folder is in the way, cannot be written, or holds another run.
+        DivergenceError: Local training diverged for good.
     """
     started = time.monotonic()
     config = load_config(config, overrides=overrides, seed=seed)
     folder = Path(output) if output is not None else Path("runs") / config.name
-    _look(folder, resume=resume, force=force)
+    look(folder, resume=resume, force=force)
     if resume:
         _same_run(folder, config)
         if (folder / "summary.json").is_file():
-            return Run(folder=folder, summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            return _unless_diverged(Run(folder=folder, summary=summary), config)
 
     with _modules_set_aside():
         from budjoule.training.clients.local import one_thread
         from budjoule.training.simulation.build import Parts
+        from budjoule.training.task.learning import digest
 
         with one_thread():
             try:
@@ -115,10 +123,12 @@ def train(
                 with suppress(OSError):  # a configuration that cannot run leaves no empty folder behind
                     folder.rmdir()
                 raise
-            if not resume:
-                for name in _OWN_FILES:
-                    (folder / name).unlink(missing_ok=True)
-                write_atomic(folder / "run.json", _header(config))
+            task = digest(parts.data, parts.initial)
+            if resume:
+                _same_task(folder, task)
+            else:
+                _clear(folder)
+                write_atomic(folder / "run.json", _header(config, task))
             return _run(config, parts, folder, started, workers, progress)
 
 
@@ -131,7 +141,6 @@ def _run(
     progress: Callable[[Progress], None] | None,
 ) -> Run:
     from budjoule.training.simulation.checkpoint import Checkpoint
-    from budjoule.training.simulation.simulator import DIVERGED, DIVERGED_BLOCKS
 
     with (
         closing(Checkpoint(folder / "ledger.db")) as checkpoint,
@@ -165,13 +174,44 @@ def _run(
     raw = io.BytesIO()  # a large fleet's rows, piece by piece: all pieces at once take several times the text
     json.dump(summary, codecs.getwriter("utf-8")(raw), indent=2, allow_nan=False)
     write_atomic(folder / "summary.json", raw.getvalue() + b"\n")
-    if simulator.stopped == DIVERGED:
-        raise RunError(
+    return _unless_diverged(Run(folder=folder, summary=summary), config)
+
+
+def _unless_diverged(run: Run, config: Config) -> Run:
+    """The run, where its training did not diverge for good.
+
+    Raises:
+        DivergenceError: It did.
+    """
+    from budjoule.training.simulation.simulator import DIVERGED, DIVERGED_BLOCKS
+
+    if run.summary["stopped_by"] == DIVERGED:
+        raise DivergenceError(
             f"local training diverged: {DIVERGED_BLOCKS} blocks in a row ended in NaN or infinity, after "
-            f"{summary['rounds']} versions; lower training.learning_rate, now {config.training.learning_rate:g}, and train "
-            f"again; what happened is in {folder}"
+            f"{run.summary['rounds']} versions; lower training.learning_rate, now {config.training.learning_rate:g}, or look "
+            f"for what is not finite in the data, and train again; what happened is in {run.folder}"
         )
-    return Run(folder=folder, summary=summary)
+    return run
+
+
+def _clear(folder: Path) -> None:
+    """Take away the run that a folder holds.
+
+    Raises:
+        RunError: It is still going on.
+    """
+    if (folder / "ledger.db").is_file():
+        try:
+            with closing(sqlite3.connect(folder / "ledger.db", timeout=1.0, isolation_level=None)) as ledger:
+                ledger.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise RunError(
+                f"{folder} cannot be replaced: {error}, by a run that is still going on; wait for its end, or give another -o"
+            ) from None
+        except sqlite3.DatabaseError:
+            pass  # damaged: to be replaced all the more
+    for name in (*_OWN_FILES, *_LEDGER_FILES):
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -210,8 +250,12 @@ def _progress(config: Config, simulator: "Simulator", spent_j: float) -> Progres
     )
 
 
-def _look(folder: Path, *, resume: bool, force: bool) -> None:
-    """See that the folder may be used as asked for, before anything costly: make it, and prove that it can be written."""
+def look(folder: Path, *, resume: bool, force: bool) -> None:
+    """See that the folder may be used as asked for, before anything costly: make it, and prove that it can be written.
+
+    Raises:
+        RunError: It may not, or cannot.
+    """
     is_run = (folder / "run.json").is_file()
     if resume and not is_run:
         raise RunError(f"nothing to resume: {folder} has no run.json; leave --resume out, or give the -o of that run")
@@ -246,6 +290,19 @@ def _same_run(folder: Path, config: Config) -> None:
             )
 
 
+def _same_task(folder: Path, task: str) -> None:
+    """Refuse to go on with other data, or another model, than the run began with.
+
+    Raises:
+        RunError: They differ, although the configuration reads the same.
+    """
+    if json.loads((folder / "run.json").read_text(encoding="utf-8")).get("task_digest") != task:
+        raise RunError(
+            f"{folder} was begun with other data, or another initial model: what task.data or task.model names has changed, "
+            "or is not decided by the seed alone; train again into a new folder"
+        )
+
+
 def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for section, value in document.items():
         if isinstance(value, Mapping):
@@ -254,7 +311,7 @@ def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield section, value
 
 
-def _header(config: Config) -> str:
+def _header(config: Config, task: str) -> str:
     import torch
 
     from budjoule import __version__
@@ -264,6 +321,7 @@ def _header(config: Config) -> str:
         "budjoule_version": __version__,
         "config": config.document,
         "seed": config.seed,
+        "task_digest": task,
         "machine": {
             "platform": platform.platform(),
             "python": platform.python_version(),

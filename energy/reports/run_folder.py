@@ -203,6 +203,14 @@ def _clients_so_far(
     return tuple(rows)
 
 
+def _unlimited(header: Mapping[str, Any]) -> bool:
+    """Whether the run has no energy budget: its ledgers then hold a figure that nobody set."""
+    try:
+        return bool(header["config"]["budget"]["energy"] == "none")
+    except (KeyError, TypeError):
+        return False
+
+
 def _so_far(
     header: dict[str, Any], evaluations: list[Evaluate], taken: Mapping[str | int, int], clients: tuple[Client, ...]
 ) -> Totals:
@@ -218,7 +226,7 @@ def _so_far(
             known,
             clients=len(clients),
             spent_j=sum(row.spent_j for row in clients),
-            budget_j=sum(row.budget_j or 0.0 for row in clients),
+            budget_j=None if _unlimited(header) else sum(row.budget_j or 0.0 for row in clients),
             overspent_clients=sum(row.overspent_j > 0 for row in clients),
         )
     if not evaluations:

@@ -79,6 +79,25 @@ def test_json_prints_the_summary_and_nothing_else(budjoule) -> None:  # type: ig
     assert err.splitlines()[-1] == "next: budjoule report run"
 
 
+def test_json_is_alone_on_stdout_whatever_the_data_print(budjoule, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch.utils.data import TensorDataset\n"
+        "def data(seed):\n    print('hello')\n    d = TensorDataset(torch.rand(40, 3), torch.arange(40) % 2)\n    return d, d\n"
+    )
+    code, out, err = budjoule("--json", "-o", "run", "--set", "task.data=own.py:data")
+    assert code == 0
+    assert json.loads(out)["clients"] == 4
+    assert "hello" in err
+
+
+def test_a_run_in_which_nobody_can_take_part_says_so(budjoule) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = budjoule("-o", "run", "--set", "budget.energy=0.001 J")
+    assert code == 0
+    assert "nothing was sent" in out
+    assert json.loads(Path("run/summary.json").read_text())["stopped_by"] == "clients"
+    assert "nothing was sent" not in budjoule("-o", "other")[1]
+
+
 def test_the_default_folder_is_the_files_name_and_the_report_reads_it(budjoule) -> None:  # type: ignore[no-untyped-def]
     code, out, err = budjoule()
     assert code == 0

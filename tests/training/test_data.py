@@ -70,6 +70,13 @@ def test_a_cut_file_is_refused(fashion: Path) -> None:
         load_data(f"fashion-mnist:{fashion}", 0)
 
 
+def test_a_damaged_archive_is_refused(fashion: Path) -> None:
+    whole = gzip.compress((fashion / "train-labels-idx1-ubyte").read_bytes())
+    (fashion / "train-labels-idx1-ubyte.gz").write_bytes(whole[:12] + b"\xff" * 8 + whole[20:])
+    with pytest.raises(UsageError, match="copy it again"):
+        load_data(f"fashion-mnist:{fashion}", 0)
+
+
 SOURCE = """
 import torch
 from torch.utils.data import TensorDataset
@@ -90,6 +97,9 @@ def empty(seed): return TensorDataset(torch.rand(0, 2), torch.zeros(0, dtype=tor
 def ragged(seed): return [(torch.rand(2), 0), (torch.rand(3), 1)], Pairs()
 def wrong_owners(seed): return Pairs(), Pairs(), [0]
 def nothing(seed): return 3
+def other_shape(seed): return Pairs(), TensorDataset(torch.rand(4, 5), torch.arange(4))
+def fails(seed): return [1][seed + 7]
+def takes_nothing(): return Pairs(), Pairs()
 """
 
 
@@ -111,7 +121,10 @@ def test_callables_give_tensors_and_owners(source: Path) -> None:
     assert pairs.inputs.shape == (6, 2)
 
 
-@pytest.mark.parametrize("name", ["regression", "empty", "ragged", "wrong_owners", "nothing", "absent"])
+@pytest.mark.parametrize(
+    "name",
+    ["regression", "empty", "ragged", "wrong_owners", "nothing", "absent", "other_shape", "fails", "takes_nothing"],
+)
 def test_data_that_cannot_be_learnt_from_are_refused(source: Path, name: str) -> None:
     with pytest.raises(UsageError) as error:
         load_data(f"{source}:{name}", 0)

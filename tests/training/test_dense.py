@@ -1,5 +1,7 @@
 """Blocks of a dense net trained at once: what each ends with is its own business alone, and what eager PyTorch ends with."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,18 @@ def blocks(bench: Workbench, count: int) -> list[DenseBlock]:
         start = bench.values() * np.float32(1 + client / 100)
         made.append(DenseBlock(start=start, examples=order, prior=prior, rate_frac=1 / (1 + client)))
     return made
+
+
+def test_what_is_not_finite_stays_with_who_holds_it() -> None:
+    """The rows that a batch leaves empty are the client's own: another's NaN, though it counted for nothing, would be one."""
+    bench = Workbench(net(13), TRAINING)
+    assert bench.dense is not None
+    inputs = INPUTS.clone()
+    inputs[0] = torch.nan
+    made = blocks(bench, 2)[1]
+    own = np.arange(5, 5 + made.examples.size).reshape(made.examples.shape) % 50 + 5
+    ended = bench.dense.train([dataclasses.replace(made, examples=own)], inputs, LABELS)[0]
+    assert np.isfinite(ended).all()
 
 
 @pytest.mark.parametrize("widths", [(), (13,), (64, 31), (96,)])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from budjoule.energy.errors import RunError
+from budjoule.energy.reports.run_folder import load_run
 from budjoule.training.run import train
 from budjoule.training.simulation.simulator import Simulator
 
@@ -182,3 +183,43 @@ def test_a_crash_between_a_frame_and_its_refusal_resumes_to_the_same_bits(
             crashes, resume = crashes + 1, True
     assert crashes == sum(whole[0]["rejects"].values())
     assert resumed == whole
+
+
+OWN = """
+import torch
+from torch.utils.data import TensorDataset
+
+def data(seed):
+    make = torch.Generator().manual_seed(seed + EXTRA)
+    whole = TensorDataset(torch.rand(60, 3, generator=make), torch.arange(60) % 2)
+    return whole, whole
+"""
+
+
+def test_other_data_under_the_same_name_are_not_gone_on_with(small: dict[str, Any], tmp_path: Path) -> None:
+    source = tmp_path / "own.py"
+    source.write_text(OWN.replace("EXTRA", "0"))
+    config = small | {"task": {"data": f"{source}:data"}}
+    train(config, output=tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    train(config, output=tmp_path / "run", resume=True)
+    (tmp_path / "run" / "summary.json").unlink()
+    source.write_text(OWN.replace("EXTRA", "7"))
+    with pytest.raises(RunError, match="begun with other data"):
+        train(config, output=tmp_path / "run", resume=True)
+
+
+def test_a_worker_that_loads_other_data_ends_the_run(
+    small: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "own.py"
+    source.write_text("import os\n" + OWN.replace("EXTRA", "os.getpid()"))
+    with pytest.raises(RunError, match="a worker ended"):
+        train(small | {"task": {"data": f"{source}:data"}}, output=tmp_path / "run", workers=2)
+    assert "let the seed alone decide" in capfd.readouterr().err
+
+
+def test_an_unfinished_run_without_an_energy_limit_has_no_budget(small: dict[str, Any], tmp_path: Path) -> None:
+    train(small, output=tmp_path / "run", overrides=["budget.energy=none", "stop.rounds=2"])
+    (tmp_path / "run" / "summary.json").unlink()
+    assert load_run(tmp_path / "run").totals.budget_j is None

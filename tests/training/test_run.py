@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from budjoule.energy.errors import RunError, UsageError
-from budjoule.training.clients.local import one_thread
+from budjoule.training.clients.local import Workbench, one_thread
 from budjoule.training.compression.compress import SELECTIONS
 from budjoule.training.config.config import load_config
 from budjoule.training.ledger.ledger import Ledger
-from budjoule.training.run import Progress, train
+from budjoule.training.run import DivergenceError, Progress, train
 from budjoule.training.simulation import blocks, build
+from budjoule.training.simulation.checkpoint import Checkpoint
 from budjoule.training.simulation.simulator import DIVERGED_BLOCKS, Simulator
+from budjoule.training.simulation.spread import run_seeds
 from budjoule.training.task.data import load_data
 from budjoule.training.task.models import build_model
 
@@ -319,7 +321,64 @@ def test_a_fleet_that_diverges_ends_with_the_remedy_and_a_whole_record(
     assert (summary["stopped_by"], summary["rounds"]) == ("divergence", 0)
     assert sum(summary["rejects"].values()) == len(events(tmp_path / "run", "reject")) == DIVERGED_BLOCKS
     assert (tmp_path / "run" / "model.pt").is_file()
-    assert train(small, output=tmp_path / "run", overrides=endless, resume=True).summary == summary
+    with pytest.raises(DivergenceError, match="100 blocks"):  # also of a run that is only looked at again
+        train(small, output=tmp_path / "run", overrides=endless, resume=True)
+
+
+def test_seeds_that_diverge_keep_none_of_the_others_from_running(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_tasks = blocks.run_tasks
+
+    def first_diverges(tasks: Any, bench: Any, shards: Any, config: Any, *rest: Any) -> Any:
+        return all_diverge(tasks) if config.seed == 0 else run_tasks(tasks, bench, shards, config, *rest)
+
+    monkeypatch.setattr(blocks, "run_tasks", first_diverges)
+    endless = ["stop.duration=20 min", "budget.energy=none", "budget.horizon=10000 h", "schedule.slot=none"]
+    config = load_config(small, overrides=endless)
+    for resume in (False, True):
+        with pytest.raises(DivergenceError, match="with seed 0: local training diverged"):
+            run_seeds(config, 2, output=tmp_path / "runs", resume=resume)
+        assert json.loads((tmp_path / "runs" / "seed-1" / "summary.json").read_text())["stopped_by"] == "rounds"
+
+
+def test_a_folder_in_the_way_of_a_later_seed_is_told_before_the_first_runs(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    train(small, output=tmp_path / "seed-1", seed=1)
+    with pytest.raises(RunError, match="seed-1 holds a run"):
+        run_seeds(load_config(small), 2, output=tmp_path)
+    assert not (tmp_path / "seed-0" / "run.json").exists()
+
+
+def test_a_run_that_is_still_going_on_is_not_replaced(small: dict[str, Any], tmp_path: Path) -> None:
+    train(small, output=tmp_path / "run")
+    (tmp_path / "run" / "report.html").write_text("of the run before")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.suffix != ".db"}
+    with closing(Checkpoint(tmp_path / "run" / "ledger.db")):
+        with pytest.raises(RunError, match="still going on"):
+            train(small, output=tmp_path / "run", force=True, seed=5)
+        assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+    train(small, output=tmp_path / "run", force=True, seed=5)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["seed"] == 5
+    assert not (tmp_path / "run" / "report.html").exists()
+    (tmp_path / "run" / "ledger.db").write_bytes(b"damaged" * 1000)
+    train(small, output=tmp_path / "run", force=True, seed=6)
+
+
+def test_a_target_that_is_met_exactly_is_reached() -> None:
+    """7 of 10 in float32 is less than 0.7."""
+    bench = Workbench(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), load_config({}).training)
+    bench.load(np.array([1, 0, 0, 1, 0, 0], np.float32))
+    inputs = torch.tensor([[1.0, 0.0]]).repeat(10, 1)
+    labels = torch.tensor([0] * 7 + [1] * 3)
+    assert bench.evaluate(bench.values(), inputs, labels)[0] == 0.7
+
+
+def test_sends_under_way_at_the_end_are_sends(small: dict[str, Any], run_bits: Bits) -> None:
+    summary, _ = run_bits(small, {"stop": {"rounds": 2}, "schedule": {"policy": "every-block"}})
+    assert summary["sends"] == sum(row["sends"] for row in summary["by_client"])
+    assert summary["uplink_bytes"] == sum(row["uplink_bytes"] for row in summary["by_client"])
 
 
 def test_discarded_blocks_count_on_across_a_crash_and_from_nought_after_a_good_one(

@@ -153,11 +153,14 @@ def rows(examples: int) -> int:
 def _batches(blocks: Sequence[DenseBlock]) -> "tuple[NDArray[np.int64], NDArray[np.float32]]":
     """By step, each row's example, and each row's part in its client's loss. Shapes (steps, clients * rows), (clients, rows)."""
     steps, examples = blocks[0].examples.shape
-    index = np.zeros((steps, len(blocks), rows(examples)), np.int64)
+    index = np.empty((steps, len(blocks), rows(examples)), np.int64)
     share = np.zeros(index.shape[1:], np.float32)
     for client, block in enumerate(blocks):
         count = block.examples.shape[1]
         index[:, client, :count] = block.examples
+        index[:, client, count:] = block.examples[
+            :, :1
+        ]  # the client's own: what is not finite stays so, though it counts for nothing
         share[client, :count] = 1 / count
     return index.reshape(steps, -1), share
 

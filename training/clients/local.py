@@ -210,7 +210,7 @@ class Workbench:
                 loss += float(torch.nn.functional.cross_entropy(scores, wanted, reduction="sum"))
                 right.append(scores.argmax(1) == wanted)
         correct = torch.cat(right)
-        return float(correct.float().mean()), loss / len(labels), correct
+        return int(correct.sum()) / len(labels), loss / len(labels), correct
 
 
 def batches(examples: int, plan: Plan, rng: np.random.Generator) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":

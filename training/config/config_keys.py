@@ -77,18 +77,30 @@ def choice(*names: str) -> Read:
     return read
 
 
-def at_most_none(read: Callable[[Any], float], example: str, *, low: float = 0.0, positive: bool = True) -> Read:
+def at_most_none(read: Callable[[Any], float], example: str, *, low: float = 0.0) -> Read:
     """A quantity, or "none" for no limit (infinity)."""
 
     def limit(value: Any) -> float:
         if value == "none":
             return math.inf
         quantity = read(value) if isinstance(value, (str, int, float)) else math.nan
-        if not quantity >= low or (positive and quantity == 0):
+        if not quantity >= low or quantity == 0:
             raise UsageError(f"{value!r} is out of range; write a positive quantity such as {example!r}, or 'none'")
         return quantity
 
     return limit
+
+
+def not_negative(read: Callable[[Any], float], example: str) -> Read:
+    """A quantity from zero on."""
+
+    def quantity(value: Any) -> float:
+        result = read(value) if isinstance(value, (str, int, float)) else math.nan
+        if not 0 <= result < math.inf:
+            raise UsageError(f"{value!r} is out of range; write 0 or a quantity such as {example!r}")
+        return result
+
+    return quantity
 
 
 def positive(read: Callable[[Any], float], example: str) -> Read:
@@ -136,9 +148,10 @@ def hours(value: Any) -> tuple[float, float] | None:
         return None
     ends = value.split("-") if isinstance(value, str) else []
     try:
-        read = [int(hour) + int(minute or 0) / 60 for hour, _, minute in (end.strip().partition(":") for end in ends)]
+        parts = [(int(hour), int(minute or 0)) for hour, _, minute in (end.strip().partition(":") for end in ends)]
     except ValueError:
-        read = []
+        parts = []
+    read = [hour + minute / 60 for hour, minute in parts if 0 <= minute < 60]
     if len(read) != 2 or read[0] == read[1] or not all(0 <= end <= 24 and end * 4 % 1 == 0 for end in read):
         raise UsageError(f'{value!r} are no hours of the day; write quarters of an hour, such as "22-6" or "9:30-17"')
     return read[0], read[1]
@@ -196,7 +209,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "straggler_slowdown": Key(10.0, span(1, 1e6), "straggler_slowdown"),
         "dropout_frac": Key(0.0, number(0, 0.99), "dropout_frac"),
         "availability": Key("always", text, "availability"),
-        "arrival": Key("0 s", at_most_none(seconds, "2 h", positive=False), "arrival_s"),
+        "arrival": Key("0 s", not_negative(seconds, "2 h"), "arrival_s"),
         "lifetime": Key("none", at_most_none(seconds, "3 h"), "lifetime_s"),
         "battery": Key("none", at_most_none(joules, "50 kJ"), "battery_j"),
         "energy_error_frac": Key(0.15, number(0, 0.95), "energy_error_frac"),
@@ -205,7 +218,7 @@ KEYS: dict[str, dict[str, Key]] = {
     "budget": {
         "energy": Key("400 J", at_most_none(joules, "400 J"), "energy_j"),
         "horizon": Key("1 h", positive(seconds, "1 h"), "horizon_s"),
-        "upload": Key("none", at_most_none(size_bytes, "20 MB"), "upload_bytes"),
+        "upload": Key("none", at_most_none(size_bytes, "20 MB", low=1.0), "upload_bytes"),
     },
     "training": {
         "optimizer": Key("sgd", choice(*OPTIMIZERS), "optimizer"),

@@ -37,6 +37,19 @@ def _buffered(config: "Config") -> bool:
 
 REFUSALS = (
     Refusal(
+        lambda c: not _private(c) and (math.isfinite(c.privacy.delta) or c.privacy.participations is not None),
+        "privacy.delta and privacy.participations do nothing without privacy.epsilon: no noise is added; set privacy.epsilon, or "
+        "leave them out",
+    ),
+    Refusal(
+        lambda c: c.server.deadline_s is not None and c.server.method != "fedavg-deadline",
+        "server.deadline is for server.method = 'fedavg-deadline' alone; leave it out, or set that method",
+    ),
+    Refusal(
+        lambda c: not _buffered(c) and c.server.staleness == "age-variance",
+        "server.staleness = 'age-variance' weighs updates of different ages, and in a round all are of one; set it to 'constant'",
+    ),
+    Refusal(
         lambda c: _private(c) and not math.isfinite(c.privacy.clip),
         "privacy.epsilon needs privacy.clip: noise is measured against the longest update; set privacy.clip = 1.0",
     ),

@@ -28,6 +28,7 @@ from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
 from budjoule.training.memory.tiers import Tiers
+from budjoule.training.task.learning import digest
 from budjoule.training.task.partition import Indices
 from budjoule.training.task.shards import Shards
 
@@ -122,7 +123,8 @@ class Blocks:
         self._begun: dict[int, Task] = {}
         self._ahead: dict[int, Future[Vector] | Vector] = {}
         if workers > 1:
-            self._workers = [_Worker(config, tiers, bench.layout.size) for _ in range(workers)]
+            task = digest(shards.data, bench.values())
+            self._workers = [_Worker(config, tiers, bench.layout.size, task) for _ in range(workers)]
             self._threads = ThreadPoolExecutor(workers)
             for worker in self._workers:
                 self._idle.put(worker)
@@ -184,15 +186,16 @@ class Blocks:
 class _Worker:
     """A process of `worker.py`: a line of JSON begins it, then it answers task by task."""
 
-    def __init__(self, config: Config, tiers: Tiers | None, size: int) -> None:
+    def __init__(self, config: Config, tiers: Tiers | None, size: int, task: str) -> None:
         path = [str(Path(entry).resolve()) for entry in sys.path]  # a task's own data and model are found there too
-        begin = {"config": config.document, "tiers": None if tiers is None else tiers.to_dict()}
+        begin = {"config": config.document, "tiers": None if tiers is None else tiers.to_dict(), "task": task}
         self._size_bytes = 4 * size
         self._process = subprocess.Popen(
             [sys.executable, "-m", "budjoule.training.simulation.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            process_group=0,  # a run that is stopped by hand ends its workers itself
         )
         with suppress(BrokenPipeError):  # it ended at once; the first task says so
             self._write(json.dumps(begin).encode() + b"\n")

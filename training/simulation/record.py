@@ -18,8 +18,6 @@ class Totals:
     Args:
         uplink_bytes: Bytes sent by clients. [B]
         downlink_bytes: Bytes received by clients. [B]
-        sends: Updates sent.
-        lost: Updates lost on the way.
         interrupted: Local blocks cut off because a device was needed or left.
         rejects: Refused arrivals by reason.
         diverged_in_a_row: Local blocks that ended in NaN or infinity since one did not.
@@ -34,8 +32,6 @@ class Totals:
 
     uplink_bytes: int = 0
     downlink_bytes: int = 0
-    sends: int = 0
-    lost: int = 0
     interrupted: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
     diverged_in_a_row: int = 0
@@ -126,8 +122,6 @@ class Record:
         lost: bool,
     ) -> None:
         """A frame reached the server, or should have."""
-        self.totals.sends += 1
-        self.totals.lost += lost
         self._write(
             "send",
             time_s,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from budjoule.training.config.config import Config, load_config
-from budjoule.training.run import Progress, Run, train
+from budjoule.training.run import DivergenceError, Progress, Run, look, train
 
 SCHEMA = "budjoule.seeds/1"
 
@@ -47,16 +47,29 @@ def run_seeds(
 
     Returns:
         The runs, and what `--json` prints: the summary of a single run, or the runs and the spread over seeds.
+
+    Raises:
+        RunError: A folder is in the way, before any seed is run.
+        DivergenceError: Some did; the others were run all the same.
     """
     if seeds == 1:
         run = train(config, output=output, resume=resume, force=force, workers=workers, progress=progress)
         return [run], dict(run.summary)
-    runs = []
-    for seed in range(config.seed, config.seed + seeds):
-        folder = output / f"seed-{seed}"
-        go_on = resume and (folder / "run.json").is_file()
+    folders = {seed: output / f"seed-{seed}" for seed in range(config.seed, config.seed + seeds)}
+    go_on = {seed: resume and (folder / "run.json").is_file() for seed, folder in folders.items()}
+    for seed, folder in folders.items():
+        look(folder, resume=go_on[seed], force=force)
+    runs, diverged = [], dict[int, DivergenceError]()
+    for seed, folder in folders.items():
         seeded = load_config(config, seed=seed)
-        runs.append(train(seeded, output=folder, resume=go_on, force=force, workers=workers, progress=progress))
+        try:
+            runs.append(
+                train(seeded, output=folder, resume=go_on[seed], force=force, workers=workers, progress=progress)
+            )
+        except DivergenceError as error:
+            diverged[seed] = error
+    if diverged:
+        raise DivergenceError(f"with seed {', '.join(map(str, diverged))}: {next(iter(diverged.values()))}")
     summaries = [run.summary for run in runs]
     return runs, {
         "schema": SCHEMA,

@@ -54,6 +54,8 @@ def timelines(path: str, *, charging: bool, unmetered: bool) -> tuple[Timeline, 
                 spell = _Spell(float(row["from_s"]), float(row["to_s"]), moment)
                 if not 0 <= spell.from_s < spell.to_s:
                     raise ValueError(f"a spell from {spell.from_s:g} to {spell.to_s:g} s")
+                if not 0 <= moment.battery_frac <= 1:
+                    raise ValueError(f"a battery_frac of {moment.battery_frac:g}")
                 by_client.setdefault(row["client"], []).append(spell)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(

@@ -7,6 +7,7 @@ fetched); anything else comes from a callable `(seed) -> (train, test, owners or
 import gzip
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -132,7 +133,7 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
                 if zero or kind != 8 or len(raw) != 4 + 4 * rank + int(np.prod(shape)):
                     raise UsageError(f"{path} is no whole IDX file of bytes; copy it again")
                 return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
-            except (OSError, EOFError, struct.error) as error:
+            except (OSError, EOFError, struct.error, zlib.error) as error:
                 raise UsageError(f"cannot read {path}: {error}; copy it again") from None
     raise UsageError(
         f"Fashion-MNIST is not in {folder} ({name}.gz is missing); install Debian's dataset-fashion-mnist, "
@@ -141,11 +142,22 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
 
 
 def _from_callable(spec: str, seed: int) -> Data:
-    made = load_callable(spec, "data")(seed)
+    load = load_callable(spec, "data")
+    try:
+        made = load(seed)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"data {spec!r} failed for seed {seed}: {type(error).__name__}: {error}") from error
     if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
         raise UsageError(f"data {spec!r} gave {type(made).__name__}; return (train, test) or (train, test, owners)")
     inputs, labels = _tensors(made[0], spec)
     test_inputs, test_labels = _tensors(made[1], spec)
+    if inputs.shape[1:] != test_inputs.shape[1:]:
+        raise UsageError(
+            f"data {spec!r} gave inputs of shape {tuple(inputs.shape[1:])} to train on and {tuple(test_inputs.shape[1:])} to "
+            "test on; give both one shape"
+        )
     owners = None
     if len(made) == 3 and made[2] is not None:
         _, owners = np.unique(np.asarray(made[2]), return_inverse=True)

@@ -1,8 +1,10 @@
 """What a run's clients learn, from its configuration: the data, who holds which of them, and the model."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
 from budjoule.training.task.data import Data, load_data
 from budjoule.training.task.models import build_model
@@ -28,6 +30,22 @@ class LearningTask:
     shards: Shards
     model: "nn.Module"
     batch: int
+
+
+def digest(data: Data, initial: Vector) -> str:
+    """What tells a task from another whose configuration reads the same: its examples, whose they are, and the first weights.
+
+    Args:
+        data: The data.
+        initial: The first weights. Shape (layout.size,).
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for part in (data.inputs, data.labels, data.test_inputs, data.test_labels):
+        found.update(f"{part.dtype} {tuple(part.shape)}".encode())
+        found.update(part.contiguous().numpy().data)
+    found.update(b"" if data.owners is None else data.owners.tobytes())
+    found.update(initial.tobytes())
+    return found.hexdigest()
 
 
 def load_task(config: Config) -> LearningTask:

@@ -51,6 +51,24 @@ def test_the_table_is_what_is_refused(method: str, aggregate: str, private: bool
 
 
 @pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("privacy.delta=1e-5", "no noise is added"),
+        ("privacy.participations=3", "no noise is added"),
+        ("server.deadline=9 s", "fedavg-deadline"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(override: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_config({}, overrides=[override])
+
+
+def test_rounds_have_no_updates_of_different_ages() -> None:
+    with pytest.raises(UsageError, match="in a round all are of one"):
+        load_config({"preset": "fedavg"}, overrides=["server.staleness=age-variance"])
+
+
+@pytest.mark.parametrize(
     ("method", "aggregate", "private", "secure"),
     [
         *((method, "mean", True, False) for method in METHODS),

@@ -192,7 +192,12 @@ def test_clients_join_evenly_over_the_arrival(small: dict[str, Any], tmp_path: P
     assert max(firsts.values()) > 10 * 60
 
 
-@pytest.mark.parametrize("text", ["", "client,from_s\n1,2\n", "client,from_s,to_s\n1,5,2\n"])
+PERCENT = "client,from_s,to_s,battery_frac\n1,0,2,80\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "client,from_s\n1,2\n", "client,from_s,to_s\n1,5,2\n", PERCENT, PERCENT.replace("80", "nan")]
+)
 def test_traces_that_say_nothing_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
