@@ -407,6 +407,22 @@ def test_steps_that_mean_nothing_are_refused(steps, reason):
         Compressor.parse(steps)
 
 
+def test_factors_of_values_without_a_zero_are_refused_where_errors_are_owed_back():
+    with pytest.raises(UsageError, match="quantize:2 has no zero"):
+        Compressor.parse(["lowrank:2", "quantize:2"], error_feedback=True)
+    Compressor.parse(["lowrank:2", "quantize:2"])
+
+
+@pytest.mark.parametrize("steps", [["lowrank:2", "quantize:4"], ["lowrank:2", "ternary"], ["lowrank:2", "quantize:8"]])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
+def test_factors_of_a_layer_that_did_not_change_come_to_an_end(steps, scale):
+    layout = layout_of([("still", (30, 20)), ("bias", (20,)), ("moved", (20, 30))])
+    values = np.random.default_rng(0).standard_normal(layout.size).astype(np.float32)
+    values[:600] *= np.float32(scale)
+    error = sent(steps, values, layout=layout, error_feedback=True) - values
+    assert np.linalg.norm(error) <= (1 + 1e-3) * np.linalg.norm(values)
+
+
 def test_an_empty_layout_travels():
     layout = layout_of([])
     for steps in STEPS:

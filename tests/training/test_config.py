@@ -125,6 +125,17 @@ def test_staleness_defaults_to_the_methods_own_and_an_explicit_one_wins() -> Non
     assert load_config({"server": {"method": "fedavg"}}).server.staleness == "constant"
     assert load_config({}).server.staleness == "polynomial"
     assert load_config({"server": {"method": "fedbuff", "staleness": "constant"}}).server.staleness == "constant"
+    # what a preset says of its own method is not said of another
+    of = {"preset": "budjoule", "server": {"method": "ftte-style"}}
+    assert load_config(of).server.staleness == "age-variance"
+    assert load_config({"preset": "fedavg"}, overrides=["server.method=fedbuff"]).server.staleness == "polynomial"
+    assert load_config({"preset": "ftte-style"}).server.staleness == "age-variance"
+
+
+@pytest.mark.parametrize("document", [{"preset": ["budjoule"]}, {"server": {"method": ["fedavg"]}}])
+def test_a_list_for_a_name_is_refused(document: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        load_config(document)
 
 
 @pytest.mark.parametrize("content", ["[fleet", "\xff\xfe"])

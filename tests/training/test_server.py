@@ -1,7 +1,10 @@
 """The server's algorithm over a fake engine: who is invited, when it aggregates, and what it refuses."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from budjoule.training.compression.update import Update, layout_of
 from budjoule.training.config.config import load_config
 from budjoule.training.server.engine import Broadcast
 from budjoule.training.server.server import Server
+from budjoule.training.simulation.record import Record
 
 LAYOUT = layout_of([("weight", (4,))])
 OTHER = layout_of([("weight", (2, 2))])
@@ -114,8 +118,10 @@ def test_a_deadline_leaves_the_late_behind_and_refuses_them() -> None:
     assert engine.versions == [2]
     assert not answer(server, engine, late)
     assert "the round is over" in engine.rejects[-1][1]
+    invited = dict(server.state.invited)
     server.alarmed(engine, 1)  # the alarm of a round that is over rings in vain
     assert engine.versions == [2]
+    assert server.state.invited == invited
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedavg-deadline", "fedbuff", "budjoule"])
@@ -286,3 +292,35 @@ def test_where_all_have_spoken_a_version_is_made_of_fewer() -> None:
         assert answer(server, engine, client)
     assert engine.versions == [8]
     assert len(engine.out) == 8
+
+
+def test_one_long_update_does_not_undo_damping_where_updates_are_clipped() -> None:
+    """Damping looks at what is added: clipped updates, of which a long one counts for no more than another."""
+    steps = []
+    for last in ([1, 1, 1, 0], [0, 0, 0, -1e9]):
+        document = {"server": {"method": "budjoule", "cohort": 5, "buffer_size": 5, "damping": True, "average": 0.0}}
+        document |= {"update": {"compress": []}, "privacy": {"clip": 5.0}, "schedule": {"slot": "none"}}
+        server, engine = Server(load_config(document), LAYOUT, np.zeros(4, np.float32)), Engine()
+        server.begin(engine)
+        server.state.version = 9  # all of them were invited nine versions ago
+        for count, client in enumerate(list(engine.out)):
+            assert answer(server, engine, client, frame(client, 0, last if count == 4 else [1, 1, 1, 0]))
+        steps.append(float(server.state.weights[0]))
+    assert 0 < steps[0] < 0.2
+    assert steps[1] < 2.5 * steps[0]  # a fifth of the buffer strays; undamped it would be eight times as far
+
+
+def test_refusals_are_counted_by_kind_whatever_numbers_they_name(tmp_path: Path) -> None:
+    with closing(
+        Record(tmp_path / "e.jsonl", target_accuracy_frac=1.0, evaluate_every=1, evaluate=Mock(), spent_j=Mock())
+    ) as record:
+        record.restart()
+        server, engine = begin("fedbuff")
+        engine.rejected = lambda client, reason, **_: record.rejected(0.0, client, reason)  # type: ignore[method-assign]
+        client = next(iter(engine.out))
+        for size in range(1, 60):
+            server.receive(engine, client, b"x" * size)
+            server.receive(engine, client, b"x" * (1000 + size))
+            server.receive(engine, client, frame(client, size))
+        assert sum(record.totals.rejects.values()) == 3 * 59
+        assert len(record.totals.rejects) <= 6

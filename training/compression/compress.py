@@ -81,6 +81,11 @@ class Compressor:
             if values:
                 raise UsageError(f"compress stores values twice ({values} and {step}); keep one")
             values = codec
+        if selection == "lowrank" and values == "int2" and error_feedback:
+            raise UsageError(
+                "compress: quantize:2 has no zero, so that lowrank's factors of what did not change would arrive as a change, "
+                "and error feedback would owe it back for ever; take quantize:4, or leave error feedback out"
+            )
         return cls(
             selection=selection, kept_frac=kept_frac, rank=rank, values=values or "fp32", unbiased=not error_feedback
         )

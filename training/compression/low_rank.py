@@ -95,8 +95,9 @@ def without_harm(numbers: Vector, arrived: Vector, values: Vector, layout: Layou
     at, dropped = 0, False
     for part in _parts(layout, rank):
         layer, got = (vector[part.start : part.stop].astype(np.float64) for vector in (values, arrived))
-        if part.rank and got.any() and np.linalg.norm(got - layer) > np.linalg.norm(layer):
-            numbers[at : at + part.numbers] = 0
+        own = numbers[at : at + part.numbers]
+        if part.rank and own.any() and np.linalg.norm(got - layer) > np.linalg.norm(layer):
+            own[:] = 0
             dropped = True
         at += part.numbers
     return dropped

@@ -285,19 +285,21 @@ def load_config(
     document: dict[str, Any] = {"seed": 0} | {
         section: {key: row.default for key, row in keys.items()} for section, keys in KEYS.items()
     }
+    known = presets()
     if preset is not None:
-        known = presets()
-        if preset not in known:
+        if not isinstance(preset, str) or preset not in known:
             raise UsageError(f"{origin}: unknown preset {preset!r}{_nearest(str(preset), known)}")
         _merge(document, known[preset], f"preset {preset!r}")
     for layer_origin, layer in layers:
         _merge(document, layer, layer_origin)
     if seed is not None:
         document["seed"] = seed
-    said = [layer for _, layer in layers] + ([presets()[preset]] if preset is not None else [])
+    said = [layer for _, layer in layers]
+    if preset is not None and known[preset]["server"]["method"] == document["server"]["method"]:
+        said.append(known[preset])  # of another method's preset the staleness is not this one's
     if not any("staleness" in layer.get("server", {}) for layer in said):
-        method = METHODS.get(document["server"]["method"])
-        document["server"]["staleness"] = method.staleness if method else "constant"
+        method = document["server"]["method"]
+        document["server"]["staleness"] = METHODS[method].staleness if method in [*METHODS] else "constant"
     return _check(name, document, origin)
 
 

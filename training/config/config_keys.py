@@ -70,7 +70,7 @@ def choice(*names: str) -> Read:
     """One of a few names."""
 
     def read(value: Any) -> str:
-        if value not in names:
+        if not isinstance(value, str) or value not in names:
             raise UsageError(f"{value!r} is not one of {', '.join(names)}")
         return str(value)
 

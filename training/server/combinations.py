@@ -46,10 +46,6 @@ REFUSALS = (
         "server.deadline is for server.method = 'fedavg-deadline' alone; leave it out, or set that method",
     ),
     Refusal(
-        lambda c: not _buffered(c) and c.server.staleness == "age-variance",
-        "server.staleness = 'age-variance' weighs updates of different ages, and in a round all are of one; set it to 'constant'",
-    ),
-    Refusal(
         lambda c: _private(c) and not math.isfinite(c.privacy.clip),
         "privacy.epsilon needs privacy.clip: noise is measured against the longest update; set privacy.clip = 1.0",
     ),

@@ -80,7 +80,9 @@ def _covers_timing(config: "Config") -> bool:
 
 
 def noise_multiplier(epsilon: float, delta: float, participations: int) -> float:
-    """The least noise over the clip that keeps (epsilon, delta) through so many versions.
+    """The least noise over the clip that is known by its Renyi divergence to keep (epsilon, delta) through so many versions.
+
+    The divergence bounds epsilon from above: the exact curve of a Gaussian would let 5 to 10 % less noise do.
 
     Every version that a client enters is one Gaussian mechanism of sensitivity 1, since no version takes two updates of one client
     (m of them would cost as much as m squared versions); they compose adaptively. Nothing is
@@ -120,17 +122,8 @@ def epsilon_spent(privacy: Privacy, participations: int) -> float:
 
 def clip_norm(values: Vector, clip: float) -> Vector:
     """The update, shortened to the clip where it is longer. Shape (n,)."""
-    norm = float(np.linalg.norm(values))
+    norm = float(np.linalg.norm(values.astype(np.float64)))
     return values if norm <= clip else values * np.float32(clip / norm)
-
-
-def clipped(combine: Combine, clip: float) -> Combine:
-    """A rule over clipped updates."""
-
-    def over_clipped(deltas: Sequence[Vector], shares: Weights) -> Vector:
-        return combine([clip_norm(delta, clip) for delta in deltas], shares)
-
-    return over_clipped
 
 
 def noisy_mean(privacy: Privacy, rng: np.random.Generator) -> Combine:

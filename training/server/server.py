@@ -7,7 +7,7 @@ update of an invited client is counted and refused, and the run goes on.
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,13 @@ from budjoule.training.server.methods import (
     STALENESS,
     Arrival,
     aggregate,
+    by_staleness,
     damping,
     one_each,
     updates_a_version,
 )
 from budjoule.training.server.outliers import OutOfProportion, plan_outliers
-from budjoule.training.server.privacy import clipped, noisy_mean, noisy_share, plan_privacy
+from budjoule.training.server.privacy import clip_norm, noisy_mean, noisy_share, plan_privacy
 from budjoule.training.server.secure_client import Ring, threshold
 from budjoule.training.server.secure_sum import SMALLEST, ring_code, unmask, unpack_masked
 
@@ -124,8 +125,7 @@ class Server:
         self._broadcast_by = parse_broadcast(config)
         self._broadcast: Broadcast | None = None
         self._combine = parse_aggregate(config.server.aggregate)
-        if math.isfinite(config.privacy.clip):
-            self._combine = clipped(self._combine, config.privacy.clip)
+        self._clip = config.privacy.clip
         self.privacy = plan_privacy(config)
         self._ring = ring_code(config) if config.privacy.secure_aggregation else None
         self._noise_seed = secrets.randbits(128) if noise_seed is None else noise_seed
@@ -153,6 +153,10 @@ class Server:
             return "dropped" if isinstance(error, OutOfProportion) else "refused"
         del self.state.invited[sender]
         self._outliers.keep(arrival)
+        if self._ring is None and math.isfinite(
+            self._clip
+        ):  # before anything looks at lengths and directions; a masked one its client has clipped
+            arrival = replace(arrival, values=clip_norm(arrival.values, self._clip))
         self.state.buffer.append(arrival)
         self._count(engine, sender)
         if not self._method.synchronous and len(self.state.buffer) >= self._full:
@@ -269,7 +273,9 @@ class Server:
             if self._ring is not None:
                 weights = state.weights + np.float32(self._config.learning_rate) * self._unmasked(engine)
             else:
-                weigh = self._method.weigh_privately if self.privacy else self._method.weigh
+                weigh = self._method.weigh
+                if self.privacy:  # without slots all gaps are 1, and nothing has to be made room for
+                    weigh = self._method.weigh_privately if self._slot_s < math.inf else by_staleness
                 shares = weigh(arrivals, STALENESS[self._config.staleness])
                 rate = self._config.learning_rate * (damping(arrivals, shares) if self._config.damping else 1.0)
                 weights = aggregate(state.weights, arrivals, shares, rate, combine=self._rule())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +43,9 @@ class Totals:
     energy_to_target_j: float | None = None
     uplink_bytes_to_target: int | None = None
     wall_duration_s: float = 0.0
+
+
+_NUMBER = re.compile(r"\d[\d.,e+-]*")
 
 
 class Record:
@@ -141,7 +145,7 @@ class Record:
 
     def rejected(self, time_s: float, client: int, reason: str) -> None:
         """An arrival was refused."""
-        kind = reason.split(":")[0].split(";")[0]
+        kind = _NUMBER.sub("N", reason.split(":")[0].split(";")[0])  # so that kinds stay few, whatever arrives
         self.totals.rejects[kind] = self.totals.rejects.get(kind, 0) + 1
         self._write("reject", time_s, client=client, reason=reason)
 

@@ -63,11 +63,6 @@ def test_what_would_do_nothing_is_refused(override: str, said: str) -> None:
         load_config({}, overrides=[override])
 
 
-def test_rounds_have_no_updates_of_different_ages() -> None:
-    with pytest.raises(UsageError, match="in a round all are of one"):
-        load_config({"preset": "fedavg"}, overrides=["server.staleness=age-variance"])
-
-
 @pytest.mark.parametrize(
     ("method", "aggregate", "private", "secure"),
     [

@@ -1,5 +1,6 @@
 """Differential privacy: the promise is kept with no more noise than it needs, and everything that carries it is enforced."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,10 @@ from budjoule.energy.errors import UsageError
 from budjoule.training.compression.update import layout_of
 from budjoule.training.config.config import load_config
 from budjoule.training.run import train
-from budjoule.training.server.combine import mean
 from budjoule.training.server.methods import GAP_CAP, METHODS, STALENESS, Arrival, updates_a_version
 from budjoule.training.server.privacy import (
     Privacy,
     clip_norm,
-    clipped,
     epsilon_spent,
     noise_multiplier,
     noisy_mean,
@@ -82,7 +81,6 @@ def test_no_update_moves_the_sum_further_than_the_clip() -> None:
 def test_short_updates_are_not_clipped() -> None:
     short = np.full(4, 0.01, np.float32)
     assert clip_norm(short, 1.0) is short
-    np.testing.assert_array_equal(clipped(mean, 1.0)([short], np.ones(1)), short)
 
 
 def test_the_noise_covers_every_entry_at_its_scale() -> None:
@@ -207,12 +205,12 @@ def test_the_noise_of_a_run_is_what_its_summary_says(tmp_path: Path, secure: boo
 LAYOUT = layout_of([("weight", (1000,))])
 
 
-def step_of(server: Server, examples: tuple[int, ...] = (1, 1, 1)) -> Any:
+def step_of(server: Server, examples: tuple[int, ...] = (1, 1, 1), gap_slots: float = GAP_CAP) -> Any:
     """What a server makes of updates that are at right angles and of length 1."""
     for client, count in enumerate(examples):
         values = np.eye(len(examples), 1000, dtype=np.float32)[client]
         server.state.buffer.append(
-            Arrival(client=client, examples=count, staleness=0, gap_slots=GAP_CAP, values=values)
+            Arrival(client=client, examples=count, staleness=0, gap_slots=gap_slots, values=values)
         )
     server.finish(Mock())
     return server.state.weights
@@ -230,6 +228,33 @@ def test_no_client_weighs_more_than_its_clip_in_a_private_version(method: str) -
     server = Server(load_config(document), LAYOUT, np.zeros(1000, np.float32))
     server.privacy = replace(server.privacy, noise_multiplier=0.0)
     assert step_of(server, examples=(1, 1, 10**6))[:3] == pytest.approx(1 / 3)
+
+
+def test_every_version_has_noise_of_its_own() -> None:
+    server = private_server("fedavg", noise_seed=7)
+    first = step_of(server)
+    assert not np.isclose(step_of(server) - first, first).any()
+
+
+def test_a_resumed_server_knows_how_often_each_client_took_part() -> None:
+    server = private_server("fedavg")
+    server.state.participations = {3: 2, 5: 1}
+    other = private_server("fedavg")
+    other.restore(json.loads(json.dumps(server.numbers())), server.state.weights, server.state.average, [])
+    assert other.state.participations == {3: 2, 5: 1}
+
+
+@pytest.mark.parametrize("slot", ["none", "60 s"])
+def test_where_no_client_can_be_silent_private_budjoule_steps_as_far_as_fedbuff(slot: str) -> None:
+    steps = {}
+    for method in ("fedbuff", "budjoule"):
+        document = plain(epsilon=8.0, delta=1e-3, clip=1.0) | {"schedule": {"policy": "price-threshold", "slot": slot}}
+        document["server"] = {"method": method, "cohort": 3, "buffer_size": 3}
+        server = Server(load_config(document), LAYOUT, np.zeros(1000, np.float32))
+        server.privacy = replace(server.privacy, noise_multiplier=0.0)
+        steps[method] = step_of(server, gap_slots=1.0)
+    share = 1.0 if slot == "none" else GAP_CAP**-0.5
+    np.testing.assert_allclose(steps["budjoule"], share * steps["fedbuff"], rtol=1e-6)
 
 
 def test_the_noise_of_a_real_server_follows_from_nothing_that_others_know() -> None:
