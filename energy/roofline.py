@@ -68,7 +68,7 @@ class Features:
     filled_clocks: np.ndarray  # FLOP x excess / (units x FLOP per clock): clocks at full efficiency
     least_clocks: (
         np.ndarray
-    )  # FLOP / (units x FLOP per clock), but for fp32 convolutions, of which Winograd's saves products
+    )  # FLOP / (units x FLOP per clock); of fp32 convolutions none, since Winograd's saves products
     inverse_k: np.ndarray
     k_start: np.ndarray  # index of the coefficient of starting up
     efficiency: np.ndarray  # index of the efficiency coefficient

@@ -204,12 +204,11 @@ def _clear(folder: Path) -> None:
         try:
             with closing(sqlite3.connect(folder / "ledger.db", timeout=1.0, isolation_level=None)) as ledger:
                 ledger.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise RunError(
-                f"{folder} cannot be replaced: {error}, by a run that is still going on; wait for its end, or give another -o"
-            ) from None
-        except sqlite3.DatabaseError:
-            pass  # damaged: to be replaced all the more
+        except sqlite3.DatabaseError as error:  # one that is damaged is replaced all the more
+            if "locked" in str(error):
+                raise RunError(
+                    f"{folder} holds a run that is still going on; wait for its end, or give another -o"
+                ) from None
     for name in (*_OWN_FILES, *_LEDGER_FILES):
         (folder / name).unlink(missing_ok=True)
 

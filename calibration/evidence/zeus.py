@@ -20,9 +20,8 @@ from budjoule.energy.workload import Workload
 
 HOST_BOUND, NOT_KEPT = ", host-bound", ", limit not kept"  # what a group's name ends with
 KEPT = 1.02  # a mean power of so many times the limit says that the board could not keep it
-FLAT_EXPONENT = (
-    1 / 3
-)  # time grows by less than this power of the batch where it waits for the host: by a quarter when the batch doubles
+# A step's time grows by less than this power of the batch where it waits for the host: by a quarter when the batch doubles.
+FLAT_EXPONENT = 1 / 3
 
 
 @cache

@@ -158,9 +158,8 @@ def _batches(blocks: Sequence[DenseBlock]) -> "tuple[NDArray[np.int64], NDArray[
     for client, block in enumerate(blocks):
         count = block.examples.shape[1]
         index[:, client, :count] = block.examples
-        index[:, client, count:] = block.examples[
-            :, :1
-        ]  # the client's own: what is not finite stays so, though it counts for nothing
+        # the rest counts for nothing, but 0 x NaN is NaN: it is the client's own
+        index[:, client, count:] = block.examples[:, :1]
         share[client, :count] = 1 / count
     return index.reshape(steps, -1), share
 
