@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 HALF_WIDTH_SCALES = 2.132
 WIDE = 2.0  # factor of an interval of time from which it is asked whether the clocks that a limit leaves reach so far
 TOLERANCE = 1e-6  # of log power under a limit
-UNSEEN_MODE_SD = 0.25  # what is not known of a mode that no run was in, in log time and energy (assumed: as much as of another device)
+OTHER_RUNTIME_SD = (
+    0.25  # in log time and energy, of a mode that another runtime has to run (assumed: they differ up to twofold)
+)
 UNRULED_SD = 0.5  # what is not known of an op without a rule, in log energy (assumed)
 
 
@@ -128,8 +130,8 @@ def _mode_seen(work: Workload, profile: DeviceProfile) -> bool:
 
 
 def residuals(work: Workload, profile: DeviceProfile) -> tuple[float, float]:
-    """Scale of the model's own error of log energy and of log time, wider in a mode that no run was in."""
-    beyond = 0.0 if _mode_seen(work, profile) else UNSEEN_MODE_SD
+    """Scale of the model's own error of log energy and of log time, wider in a mode that the profile's runtime was not run in."""
+    beyond = OTHER_RUNTIME_SD if "runtime" in profile.provenance and not _mode_seen(work, profile) else 0.0
     return math.hypot(profile.residual_energy, beyond), math.hypot(profile.residual_time, beyond)
 
 
@@ -175,9 +177,7 @@ def _notes(
     if not _mode_seen(work, profile):
         fitted = profile.name if profile.has_runs else f"what {profile.name} was derived from"
         modes = " and ".join(profile.provenance["modes"])
-        notes.append(
-            f"{fitted} was fitted on {modes} runs; {work.mode} is outside what it has seen: the interval is wider for it"
-        )
+        notes.append(f"{fitted} was fitted on {modes} runs; {work.mode} is outside what it has seen")
     if profile.status == "forecast" and "pooled_with" in profile.provenance:
         notes.append(
             f"{profile.name} is what fitted devices have in common: no run on the device that you have is in it"
