@@ -99,7 +99,7 @@ def test_a_run_killed_before_its_first_transaction_begins_anew(
 def test_a_run_killed_before_its_summary_stands_pays_for_its_last_blocks_once(
     small: dict[str, Any], run_bits: Bits, tmp_path: Path, stop: str
 ) -> None:
-    long = small | {"training": {**small["training"], "local_steps": 100_000}, "budget": {"horizon": "20 min"}}
+    long = small | {"training": {**small["training"], "local_steps": 3_000}, "budget": {"horizon": "20 min"}}
     folder = tmp_path / "run"
     whole = run_bits(long, stop, output=folder)
     (folder / "summary.json").unlink()
