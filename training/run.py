@@ -33,8 +33,8 @@ SUMMARY_SCHEMA = "budjoule.summary/1"
 _CHECKPOINT_EVENTS = 1000  # at most between two transactions, or so many seconds: when they fall changes no result
 _CHECKPOINT_S = 2.0
 _PROGRESS_S = 0.2
-_OWN_FILES = ("run.json", "events.jsonl", "summary.json", "model.pt", "report.html")
 _LEDGER_FILES = ("ledger.db", "ledger.db-wal", "ledger.db-shm")
+_OWN_FILES = ("run.json", "events.jsonl", "summary.json", "model.pt", "report.html", *_LEDGER_FILES)
 
 
 class DivergenceError(RunError):
@@ -105,6 +105,7 @@ def train(
     config = load_config(config, overrides=overrides, seed=seed)
     folder = Path(output) if output is not None else Path("runs") / config.name
     look(folder, resume=resume, force=force)
+    _make(folder)
     if resume:
         _same_run(folder, config)
         if (folder / "summary.json").is_file():
@@ -114,7 +115,6 @@ def train(
     with _modules_set_aside():
         from budjoule.training.clients.local import one_thread
         from budjoule.training.simulation.build import Parts
-        from budjoule.training.task.learning import digest
 
         with one_thread():
             try:
@@ -123,12 +123,11 @@ def train(
                 with suppress(OSError):  # a configuration that cannot run leaves no empty folder behind
                     folder.rmdir()
                 raise
-            task = digest(parts.data, parts.initial)
             if resume:
-                _same_task(folder, task)
+                _same_task(folder, parts.task_digest)
             else:
                 _clear(folder)
-                write_atomic(folder / "run.json", _header(config, task))
+                write_atomic(folder / "run.json", _header(config, parts.task_digest))
             return _run(config, parts, folder, started, workers, progress)
 
 
@@ -209,7 +208,7 @@ def _clear(folder: Path) -> None:
                 raise RunError(
                     f"{folder} holds a run that is still going on; wait for its end, or give another -o"
                 ) from None
-    for name in (*_OWN_FILES, *_LEDGER_FILES):
+    for name in _OWN_FILES:
         (folder / name).unlink(missing_ok=True)
 
 
@@ -250,25 +249,40 @@ def _progress(config: Config, simulator: "Simulator", spent_j: float) -> Progres
 
 
 def look(folder: Path, *, resume: bool, force: bool) -> None:
-    """See that the folder may be used as asked for, before anything costly: make it, and prove that it can be written.
+    """See that a folder may be used as asked for, before anything costly.
 
     Raises:
-        RunError: It may not, or cannot.
+        RunError: It may not.
     """
     is_run = (folder / "run.json").is_file()
     if resume and not is_run:
         raise RunError(f"nothing to resume: {folder} has no run.json; leave --resume out, or give the -o of that run")
     try:
         held = folder.is_dir() and any(folder.iterdir())
-        if held and not is_run and not resume:
-            raise RunError(f"{folder} is not empty and holds no run; give another -o")
-        if held and not resume and not force:
-            raise RunError(f"{folder} holds a run; go on with --resume, replace it with --force, or give another -o")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    if held and not is_run and not resume:
+        raise RunError(f"{folder} is not empty and holds no run; give another -o")
+    if held and not resume and not force:
+        raise RunError(f"{folder} holds a run; go on with --resume, replace it with --force, or give another -o")
+
+
+def _make(folder: Path) -> None:
+    """Make the folder, and prove that it can be written.
+
+    Raises:
+        RunError: It cannot.
+    """
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror}; give another -o, or check its permissions") from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {folder}: {error.strerror}; give another -o, or check its permissions")
 
 
 def _same_run(folder: Path, config: Config) -> None:

@@ -285,7 +285,7 @@ def load_config(
     document: dict[str, Any] = {"seed": 0} | {
         section: {key: row.default for key, row in keys.items()} for section, keys in KEYS.items()
     }
-    known = presets()
+    known = presets() if preset is not None else {}
     if preset is not None:
         if not isinstance(preset, str) or preset not in known:
             raise UsageError(f"{origin}: unknown preset {preset!r}{_nearest(str(preset), known)}")

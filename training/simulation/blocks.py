@@ -28,7 +28,6 @@ from budjoule.training.clients.plan import Plan
 from budjoule.training.compression.update import Vector
 from budjoule.training.config.config import Config
 from budjoule.training.memory.tiers import Tiers
-from budjoule.training.task.learning import digest
 from budjoule.training.task.partition import Indices
 from budjoule.training.task.shards import Shards
 
@@ -109,12 +108,20 @@ class Blocks:
         bench: Trains them in this process.
         shards: Gives a client's data.
         config: The run's configuration.
+        task: Its task's digest, which a worker compares with what it has loaded.
         tiers: What each device trains under its memory limit.
         workers: How many processes train; with one it is this one.
     """
 
     def __init__(
-        self, bench: Workbench, shards: Shards, config: Config, *, tiers: Tiers | None = None, workers: int = 1
+        self,
+        bench: Workbench,
+        shards: Shards,
+        config: Config,
+        *,
+        task: str,
+        tiers: Tiers | None = None,
+        workers: int = 1,
     ) -> None:
         self._bench, self._shards, self._config = bench, shards, config
         self._frozen = frozen_entries(bench, config, tiers)
@@ -123,7 +130,6 @@ class Blocks:
         self._begun: dict[int, Task] = {}
         self._ahead: dict[int, Future[Vector] | Vector] = {}
         if workers > 1:
-            task = digest(shards.data, bench.values())
             self._workers = [_Worker(config, tiers, bench.layout.size, task) for _ in range(workers)]
             self._threads = ThreadPoolExecutor(workers)
             for worker in self._workers:

@@ -4,6 +4,7 @@ import hashlib
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from budjoule.training.simulation.record import Record
 from budjoule.training.simulation.roster import Roster
 from budjoule.training.simulation.simulator import Simulator
 from budjoule.training.task.data import Data
-from budjoule.training.task.learning import load_task
+from budjoule.training.task.learning import digest, load_task
 from budjoule.training.task.shards import Shards
 
 if TYPE_CHECKING:
@@ -132,6 +133,11 @@ class Parts:
             full_memory_bytes=full.peak_bytes,
         )
 
+    @cached_property
+    def task_digest(self) -> str:
+        """What tells the run's task from another whose configuration reads the same."""
+        return digest(self.data, self.initial)
+
     def record(self, checkpoint: "Checkpoint", folder: Path) -> Record:
         """The run folder's events and totals.
 
@@ -148,7 +154,7 @@ class Parts:
 
     def blocks(self, workers: int) -> Blocks:
         """Where local blocks are trained."""
-        return Blocks(self.bench, self.shards, self.config, tiers=self.tiers, workers=workers)
+        return Blocks(self.bench, self.shards, self.config, task=self.task_digest, tiers=self.tiers, workers=workers)
 
     def simulator(self, checkpoint: "Checkpoint", record: Record, blocks: Blocks) -> Simulator:
         """The simulator at its start, its ledgers in the checkpoint's file.
