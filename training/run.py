@@ -182,7 +182,7 @@ def _unless_diverged(run: Run, config: Config) -> Run:
     Raises:
         DivergenceError: It did.
     """
-    from budjoule.training.simulation.simulator import DIVERGED, DIVERGED_BLOCKS
+    from budjoule.training.simulation.record import DIVERGED, DIVERGED_BLOCKS
 
     if run.summary["stopped_by"] == DIVERGED:
         raise DivergenceError(

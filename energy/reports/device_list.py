@@ -156,7 +156,8 @@ def render_profile(profile: DeviceProfile, console: Console) -> None:
         for error_row in errors:
             wrong.add_row(*map(clean, error_row))
         console.print(wrong)
-        console.print("inside: runs within the 90 % interval of the fit that had not seen them")
+        if any(row[4] for row in errors):
+            console.print("inside: runs within the 90 % interval of the fit that had not seen them")
         console.print()
     made = _texts("coefficient", "value", "90 %", "unit", "pinned", "meaning")
     for row, mean, sd in zip(COEFFICIENTS, profile.log_mean, np.sqrt(np.diag(profile.log_cov)), strict=True):

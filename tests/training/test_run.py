@@ -24,7 +24,8 @@ from budjoule.training.ledger.ledger import Ledger
 from budjoule.training.run import DivergenceError, Progress, train
 from budjoule.training.simulation import blocks, build
 from budjoule.training.simulation.checkpoint import Checkpoint
-from budjoule.training.simulation.simulator import DIVERGED_BLOCKS, Simulator
+from budjoule.training.simulation.record import DIVERGED_BLOCKS
+from budjoule.training.simulation.simulator import Simulator
 from budjoule.training.simulation.spread import run_seeds
 from budjoule.training.task.data import load_data
 from budjoule.training.task.models import build_model

@@ -91,24 +91,12 @@ def at_most_none(read: Callable[[Any], float], example: str, *, low: float = 0.0
     return limit
 
 
-def not_negative(read: Callable[[Any], float], example: str) -> Read:
-    """A quantity from zero on."""
+def positive(read: Callable[[Any], float], example: str, *, or_zero: bool = False) -> Read:
+    """A finite quantity above zero, or from zero on."""
 
     def quantity(value: Any) -> float:
         result = read(value) if isinstance(value, (str, int, float)) else math.nan
-        if not 0 <= result < math.inf:
-            raise UsageError(f"{value!r} is out of range; write 0 or a quantity such as {example!r}")
-        return result
-
-    return quantity
-
-
-def positive(read: Callable[[Any], float], example: str) -> Read:
-    """A quantity above zero."""
-
-    def quantity(value: Any) -> float:
-        result = read(value) if isinstance(value, (str, int, float)) else math.nan
-        if not 0 < result < math.inf:
+        if not 0 <= result < math.inf or (result == 0 and not or_zero):
             raise UsageError(f"{value!r} is out of range; write a positive quantity such as {example!r}")
         return result
 
@@ -209,7 +197,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "straggler_slowdown": Key(10.0, span(1, 1e6), "straggler_slowdown"),
         "dropout_frac": Key(0.0, number(0, 0.99), "dropout_frac"),
         "availability": Key("always", text, "availability"),
-        "arrival": Key("0 s", not_negative(seconds, "2 h"), "arrival_s"),
+        "arrival": Key("0 s", positive(seconds, "2 h", or_zero=True), "arrival_s"),
         "lifetime": Key("none", at_most_none(seconds, "3 h"), "lifetime_s"),
         "battery": Key("none", at_most_none(joules, "50 kJ"), "battery_j"),
         "energy_error_frac": Key(0.15, number(0, 0.95), "energy_error_frac"),

@@ -45,6 +45,8 @@ class Totals:
     wall_duration_s: float = 0.0
 
 
+DIVERGED = "divergence"  # why a run stopped: local training diverged, and nobody learns any more
+DIVERGED_BLOCKS = 100  # in a row, whoever trained them
 _NUMBER = re.compile(r"\d[\d.,e+-]*")
 
 

@@ -21,13 +21,11 @@ from budjoule.training.server.engine import Broadcast
 from budjoule.training.server.server import Server
 from budjoule.training.simulation.blocks import Blocks, Task
 from budjoule.training.simulation.presence import Presence
-from budjoule.training.simulation.record import Record
+from budjoule.training.simulation.record import DIVERGED, DIVERGED_BLOCKS, Record
 from budjoule.training.simulation.roster import Roster
 from budjoule.training.simulation.secure_cohort import SecureCohort
 from budjoule.training.task.shards import Shards
 
-DIVERGED = "divergence"  # why a run stopped: local training diverged, and nobody learns any more
-DIVERGED_BLOCKS = 100  # in a row, whoever trained them
 _LOSS, _FRAME = 2, 3  # purposes of random streams; blocks have 1
 
 

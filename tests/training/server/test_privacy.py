@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from budjoule.energy.errors import UsageError
 from budjoule.training.compression.update import layout_of
@@ -51,6 +53,18 @@ def test_the_noise_is_near_the_closed_bound_of_zero_concentrated_privacy(epsilon
     rho = participations / (2 * noise_multiplier(epsilon, 1e-5, participations) ** 2)
     bound = rho + 2 * np.sqrt(rho * np.log(1e5))
     assert epsilon <= bound <= 1.3 * epsilon
+
+
+@pytest.mark.parametrize(("epsilon", "delta", "count"), [(8.0, 1e-3, 5), (2.0, 1e-5, 10), (1.0, 1e-5, 100)])
+def test_the_noise_is_a_twentieth_to_a_tenth_above_the_least_there_is(epsilon: float, delta: float, count: int) -> None:
+    """P Gaussians are one of noise z / sqrt(P), whose exact curve is known: Balle and Wang, ICML 2018, theorem 8."""
+
+    def spent(noise: float) -> float:
+        mu = count**0.5 / noise
+        return float(norm.cdf(mu / 2 - epsilon / mu) - np.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu))
+
+    least = brentq(lambda noise: spent(noise) - delta, 0.1, 1000)
+    assert 1.05 <= noise_multiplier(epsilon, delta, count) / least <= 1.1
 
 
 def test_less_epsilon_and_more_versions_need_more_noise() -> None:
