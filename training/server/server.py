@@ -153,9 +153,8 @@ class Server:
             return "dropped" if isinstance(error, OutOfProportion) else "refused"
         del self.state.invited[sender]
         self._outliers.keep(arrival)
-        if self._ring is None and math.isfinite(
-            self._clip
-        ):  # before anything looks at lengths and directions; a masked one its client has clipped
+        # before anything looks at lengths and directions; a masked one its client has clipped
+        if self._ring is None and math.isfinite(self._clip):
             arrival = replace(arrival, values=clip_norm(arrival.values, self._clip))
         self.state.buffer.append(arrival)
         self._count(engine, sender)
