@@ -204,7 +204,9 @@ def test_other_data_under_the_same_name_are_not_gone_on_with(small: dict[str, An
     (tmp_path / "run" / "summary.json").unlink()
     train(config, output=tmp_path / "run", resume=True)
     (tmp_path / "run" / "summary.json").unlink()
-    source.write_text(OWN.replace("EXTRA", "7"))
+    source.write_text(
+        OWN.replace("EXTRA", "12345")
+    )  # of another length: bytecode of the same second would be taken for it
     with pytest.raises(RunError, match="begun with other data"):
         train(config, output=tmp_path / "run", resume=True)
 
